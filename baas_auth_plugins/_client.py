@@ -1,0 +1,126 @@
+"""The OAuth client (RFC 6749 section 2): who asks for a token, for what, and how patiently.
+
+Frozen data, plus the pure functions that make its requests and read the answers to them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from ._client_auth import basic_authorization, prepare
+from ._flow import TokenRequest, TokenResponse, error_from, read_json
+from ._provider import Provider
+from ._token import Instant, State, Token, digest
+from .events import Event
+from .exceptions import InvalidScopeError, InvalidTokenResponseError
+
+__all__ = ["Client", "logger"]
+
+logger = logging.getLogger("baas_auth_plugins")
+
+_KEY_SALT = b"baas-auth-plugins cache key v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Everything that an auth object was given, checked, but for its secret."""
+
+    provider: Provider
+    client_id: str
+    base_url: str
+    scope: str | None
+    leeway: float
+    timeout: float
+    max_wait: float
+    headers: Mapping[str, str] = field(repr=False)
+    on_event: Callable[[Event], object] | None = None
+
+    @property
+    def name(self) -> str:
+        """The provider's name."""
+        return self.provider.name
+
+    @property
+    def token_endpoint(self) -> str:
+        """The token endpoint's URL."""
+        return self.base_url + self.provider.token_endpoint
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """The scopes asked for, or required where the gateway assigns them."""
+        return frozenset((self.scope or "").split())
+
+    def tell(self, kind: type[Event], token: Token | None, fields: Callable[[], Mapping[str, Any]]) -> None:
+        """Tell `on_event`, if anybody listens; what a listener raises stays out of the caller's request."""
+        if self.on_event is None:
+            return
+        token_digest = digest(token.access_token) if token else None
+        try:
+            self.on_event(kind(provider=self.name, token_digest=token_digest, **fields()))
+        except Exception:
+            logger.exception("%s: on_event raised an exception", self.name)
+
+    def key(self, secret: str) -> str:
+        """Return the cache key: a digest over all that a token depends on, keyed with the secret."""
+        identity = json.dumps(
+            [
+                self.name,
+                self.token_endpoint,
+                self.client_id,
+                sorted(self.scopes),
+                sorted((k.lower(), v) for k, v in self.headers.items()),
+            ]
+        )
+        secret_key = hmac.digest(_KEY_SALT, secret.encode(), hashlib.sha256)
+        return f"{self.name}:{hmac.digest(secret_key, identity.encode(), hashlib.sha256).hex()}"
+
+    def token_request(self, secret: str, user_agent: str | None) -> Callable[[float], TokenRequest]:
+        """Return what makes the token request from its timeout in seconds."""
+        url, headers, body = prepare(self.provider, self.token_endpoint, self.client_id, secret, self.scope)
+        return partial(TokenRequest, url, self._with_extra(headers, user_agent), body)
+
+    def _with_extra(self, headers: Mapping[str, str], user_agent: str | None) -> dict[str, str]:
+        merged = {"User-Agent": user_agent, **headers} if user_agent else dict(headers)
+        for name, value in self.headers.items():
+            for present in [key for key in merged if key.lower() == name.lower()]:
+                del merged[present]
+            merged[name] = value
+        return merged
+
+    def read_token(self, secret: str, now: Callable[[], Instant], response: TokenResponse, sent: Instant) -> Token:
+        """Return the token that a response holds.
+
+        Raises:
+            TokenEndpointError: it holds none, or one that cannot be used.
+        """
+        if not 200 <= response.status_code < 300:
+            raise error_from(response, self.name, now(), secret, basic_authorization(self.client_id, secret)[6:])
+        assigned = self.provider.scope == "assigned"
+        payload = read_json(response, self.name)
+        token = Token.from_response(
+            payload,
+            sent,
+            provider=self.name,
+            default_expires_in=self.provider.default_expires_in,
+            requested=frozenset() if assigned else self.scopes,
+        )
+        if token.state(now(), self.leeway) is State.DEAD:
+            raise InvalidTokenResponseError(f"{self.name}: the token expired before it arrived", provider=self.name)
+        missing = self.scopes - token.scopes
+        if assigned and missing and isinstance(payload.get("scope"), str):
+            error = InvalidScopeError(
+                f"{self.name}: the gateway did not grant {' '.join(sorted(missing))}; ask it to, or drop them from `scope`",
+                provider=self.name,
+                status_code=response.status_code,
+                error="invalid_scope",
+            )
+            error.missing_scopes = missing
+            raise error
+        return token

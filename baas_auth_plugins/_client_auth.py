@@ -1,0 +1,79 @@
+"""How a client proves who it is: the methods of the four gateways, for Authlib's `ClientAuth`.
+
+Each takes and returns what Authlib's own methods do. The body that comes in is the form of
+RFC 6749 section 4.4.2; a gateway that documents another body replaces it.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import MutableMapping
+
+from authlib.oauth2.auth import ClientAuth
+from authlib.oauth2.rfc6749.parameters import prepare_token_request
+
+from ._provider import Provider
+
+__all__ = [
+    "basic_authorization",
+    "client_secret_basic",
+    "client_secret_basic_without_body",
+    "client_secret_json",
+    "prepare",
+    "sends_basic",
+]
+
+Headers = MutableMapping[str, str]
+Prepared = tuple[str, Headers, str]
+
+
+def basic_authorization(client_id: str, client_secret: str) -> str:
+    """Return the Basic header's value: both halves raw, as UTF-8, as the gateways' pages show it.
+
+    RFC 6749 section 2.3.1 would form-encode the halves first; Axia and BS2 do not, and Authlib's
+    own method stops at latin-1.
+    """
+    return "Basic " + b64encode(f"{client_id}:{client_secret}".encode()).decode("ascii")
+
+
+def client_secret_basic(client: ClientAuth, method: str, uri: str, headers: Headers, body: str) -> Prepared:
+    """Basic beside the standard form body (BS2)."""
+    headers["Authorization"] = basic_authorization(client.client_id, client.client_secret)
+    return uri, headers, body
+
+
+def client_secret_basic_without_body(
+    client: ClientAuth, method: str, uri: str, headers: Headers, body: str
+) -> Prepared:
+    """Basic, a JSON content type and no body at all (Axia)."""
+    headers["Content-Type"] = "application/json"
+    return client_secret_basic(client, method, uri, headers, "")
+
+
+def client_secret_json(client: ClientAuth, method: str, uri: str, headers: Headers, body: str) -> Prepared:
+    """Both credentials in a JSON body, and no Authorization header (NTX Pay, Avista)."""
+    headers["Content-Type"] = "application/json"
+    return uri, headers, json.dumps({"clientId": client.client_id, "clientSecret": client.client_secret})
+
+
+_BASIC = ("client_secret_basic", client_secret_basic, client_secret_basic_without_body)
+
+
+def sends_basic(provider: Provider) -> bool:
+    """Tell whether the client_id travels in a Basic header, where it must not hold a colon."""
+    return provider.token_endpoint_auth_method in _BASIC
+
+
+def prepare(
+    provider: Provider, token_endpoint: str, client_id: str, client_secret: str, scope: str | None
+) -> tuple[str, dict[str, str], bytes]:
+    """Return the token request's URL, headers and body (RFC 6749 section 4.4.2)."""
+    method = provider.token_endpoint_auth_method
+    if method == "client_secret_basic":  # by name or not, never Authlib's latin-1 one
+        method = client_secret_basic
+    auth = ClientAuth(client_id, client_secret, method)
+    form = prepare_token_request("client_credentials", scope=scope if provider.scope == "required" else None)
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    url, headers, body = auth.prepare("POST", token_endpoint, headers, form)
+    return url, headers, body.encode()

@@ -1,0 +1,111 @@
+"""Performing what flows ask for, in threads and in event loops: all but HTTP, which the caller brings.
+
+asyncio and trio are told apart only where a waiter may be woken from another thread; for the
+rest anyio, which httpx brings along, speaks both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, TypeVar
+
+from ._flow import Call, Effect, Join, Sleep, TokenRequest, TokenResponse, Waiter
+
+__all__ = ["aperform", "arun", "in_trio", "perform", "run"]
+
+T = TypeVar("T")
+
+
+def perform(effect: Effect) -> Any:
+    """Do what a flow asked for, in this thread."""
+    match effect:
+        case Sleep(seconds):
+            time.sleep(seconds)
+        case Call(function):
+            return function()
+        case Join(waiter, timeout):
+            event = threading.Event()
+            waiter.notify = event.set
+            if not waiter.woken:
+                event.wait(timeout)
+        case _:
+            raise TypeError(f"no way to perform {type(effect).__name__} here")
+    return None
+
+
+def run(
+    flow: Generator[Effect, Any, T],
+    send: Callable[[TokenRequest], TokenResponse],
+    perform: Callable[[Effect], Any] = perform,
+) -> T:
+    """Run a flow to its end in this thread, with `send` for its token requests."""
+    result: Any = None
+    error: BaseException | None = None
+    while True:
+        try:
+            effect = flow.send(result) if error is None else flow.throw(error)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+        result = error = None
+        try:
+            result = send(effect) if isinstance(effect, TokenRequest) else perform(effect)
+        except BaseException as raised:  # whatever it is, the flow must know, to hand over its lead
+            error = raised
+
+
+async def aperform(effect: Effect) -> Any:
+    """Do what a flow asked for, blocking no event loop."""
+    import anyio  # only here: who never awaits never pays for it
+    from anyio.to_thread import run_sync
+
+    match effect:
+        case Sleep(seconds):
+            await anyio.sleep(seconds)
+        case Call(function):
+            return await run_sync(function, abandon_on_cancel=True)
+        case Join(waiter, timeout):
+            event = anyio.Event()
+            _notify_in_this_loop(waiter, event.set)
+            with anyio.move_on_after(timeout):
+                if not waiter.woken:
+                    await event.wait()
+        case _:
+            raise TypeError(f"no way to perform {type(effect).__name__} here")
+    return None
+
+
+async def arun(flow: Generator[Effect, Any, T], send: Callable[[TokenRequest], Awaitable[TokenResponse]]) -> T:
+    """Run a flow to its end in this task, with `send` for its token requests."""
+    result: Any = None
+    error: BaseException | None = None
+    while True:
+        try:
+            effect = flow.send(result) if error is None else flow.throw(error)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+        result = error = None
+        try:
+            result = await (send(effect) if isinstance(effect, TokenRequest) else aperform(effect))
+        except BaseException as raised:
+            error = raised
+
+
+def in_trio() -> bool:
+    """Tell whether this code runs under trio."""
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_run())
+
+
+def _notify_in_this_loop(waiter: Waiter, wake: Callable[[], object]) -> None:
+    """Have the waiter woken in the thread of its own event loop, from whichever thread the news comes."""
+    if in_trio():
+        post = sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon
+    else:
+        post = asyncio.get_running_loop().call_soon_threadsafe
+    waiter.notify = lambda: post(wake)

@@ -1,0 +1,202 @@
+"""Single flight: one caller works, all others wait for what comes of it. For threads, asyncio and trio at once.
+
+The rules:
+
+- The lock guards a few assignments; it is never held across a yield, a call into user code or a wait.
+  It is reentrant, because the garbage collector may close a flow, and so hand over its
+  lead, in a thread that holds the lock at that moment.
+- A leader ends its flight (`_land`), or hands the lead to one waiter (`_hand_over`). Whatever
+  happens to it, one of the two runs: in the `except` clauses of `_lead`.
+- A waiter that leaves after it was promoted, but before it led, passes the lead on.
+- A leader that vanishes without a trace (its event loop was stopped for good) holds a lease only.
+- Failures are shared; impatience is not: a leader that is cancelled or runs out of its own
+  `max_wait` hands over, and what it met is told to nobody else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from typing import Any
+
+from ._flow import Clock, ConnectionLostError, Effect, Join, OutOfTimeError, Waiter
+from ._fork import on_fork
+from .exceptions import BaaSAuthError, TokenEndpointUnavailableError
+
+__all__ = ["FULL", "ONCE", "SingleFlight"]
+
+ONCE, FULL = 1, 2
+"""How hard a flight tries: one attempt, because a usable token remains; or with retries."""
+
+_MAX_CONNECTIONS_LOST = 2
+_PATIENCE_THAT_COUNTS = 1.0
+
+
+class Flight:
+    """One piece of work under way, and who waits for it."""
+
+    __slots__ = ("deadline", "done", "effort", "error", "lost", "waiters")
+
+    def __init__(self, effort: int, deadline: float) -> None:
+        self.effort = effort
+        self.deadline = deadline
+        self.waiters: dict[Waiter, None] = {}
+        self.lost = 0
+        self.done = False
+        self.error: BaaSAuthError | None = None
+
+
+class SingleFlight:
+    """Runs one flow at a time for all who ask.
+
+    Args:
+        provider: the provider's name, for errors.
+        clock: tells the time.
+        lease: seconds past its deadline after which a silent leader is given up.
+    """
+
+    def __init__(self, provider: str, clock: Clock, lease: float = 60.0) -> None:
+        self._provider = provider
+        self._clock = clock
+        self._lease = lease
+        self.reset_after_fork()
+        on_fork(self)
+
+    def reset_after_fork(self) -> None:
+        """Forget the flight: its leader is not in this process."""
+        self._lock = threading.RLock()
+        self._flight: Flight | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether someone is at work."""
+        return self._flight is not None
+
+    def run(
+        self, work: Callable[[], Generator[Effect, Any, None]], effort: int, deadline: float, *, join: bool = True
+    ) -> Generator[Effect, Any, None]:
+        """Do `work`, or wait for whoever does.
+
+        Args:
+            work: makes the flow to run, should this caller lead.
+            effort: `ONCE` or `FULL`; the failure of a lesser flight than this is not this caller's.
+            deadline: the caller's patience ends at this time on the monotonic clock.
+            join: whether to wait for somebody else's work, or return at once.
+
+        Raises:
+            BaaSAuthError: the work failed, here or at the leader's; each caller gets its own copy.
+        """
+        while True:
+            with self._lock:
+                flight = self._live_flight()
+                leads = flight is None
+                if flight is None:
+                    flight = self._flight = Flight(effort, deadline)
+                elif not join:
+                    return
+                else:
+                    waiter = Waiter(deadline)
+                    flight.waiters[waiter] = None
+            if not leads:
+                leads = yield from self._wait(flight, waiter, effort)
+            if leads:
+                yield from self._lead(flight, work)
+                return
+            if flight.error is None:
+                return
+            if flight.effort >= effort:
+                raise flight.error.own_copy()
+
+    def _live_flight(self) -> Flight | None:
+        flight = self._flight
+        if flight is not None and self._clock().monotonic > flight.deadline + self._lease:
+            self._land(flight, self._unavailable("whoever requested it has vanished"))
+        return self._flight
+
+    def _wait(self, flight: Flight, waiter: Waiter, effort: int) -> Generator[Effect, Any, bool]:
+        """Wait until the flight is over, or this caller's to lead: then return True."""
+        leads = False
+        try:
+            while not waiter.woken and (left := waiter.deadline - self._clock().monotonic) > 0:
+                yield Join(waiter, left)
+            with self._lock:
+                if not flight.done and self._clock().monotonic >= waiter.deadline:
+                    raise self._unavailable("none came within max_wait")
+                if waiter.promoted:
+                    leads = True
+                    flight.effort, flight.deadline = effort, waiter.deadline
+            return leads
+        finally:
+            with self._lock:
+                flight.waiters.pop(waiter, None)
+                if waiter.promoted and not leads:
+                    self._hand_over(flight)
+
+    def _lead(self, flight: Flight, work: Callable[[], Generator[Effect, Any, None]]) -> Generator[Effect, Any, None]:
+        try:
+            yield from work()
+        except OutOfTimeError as late:
+            self._hand_over_to_the_patient(flight, late.error)
+            raise late.error from late.error.__cause__
+        except ConnectionLostError:
+            flight.lost += 1
+            if flight.effort == FULL and flight.lost < _MAX_CONNECTIONS_LOST:
+                self._hand_over(flight)
+            else:
+                self._land(flight, self._unavailable("the token endpoint cannot be reached"))
+            raise
+        except BaaSAuthError as error:
+            self._land(flight, error)
+            raise
+        except BaseException:  # cancelled, closed, interrupted, or a bug: never the waiters' fault
+            self._hand_over(flight)
+            raise
+        else:
+            self._land(flight, None)
+
+    def _land(self, flight: Flight, error: BaaSAuthError | None) -> None:
+        """End the flight and tell everyone."""
+        with self._lock:
+            if self._flight is flight:
+                self._flight = None
+            flight.done, flight.error = True, error
+            waiters = list(flight.waiters)
+        for waiter in waiters:
+            _wake(waiter)
+
+    def _hand_over(self, flight: Flight) -> None:
+        """Let the longest waiting caller lead; without any, the flight is over."""
+        with self._lock:
+            if flight.done:
+                return
+            while flight.waiters:
+                waiter = next(iter(flight.waiters))
+                del flight.waiters[waiter]
+                waiter.promoted = True
+                if _wake(waiter):
+                    return
+            if self._flight is flight:
+                self._flight = None
+
+    def _hand_over_to_the_patient(self, flight: Flight, error: BaaSAuthError) -> None:
+        """Let the most patient caller lead, if it has more time than the leader had; else all fail alike."""
+        with self._lock:
+            heir = max(flight.waiters, key=lambda waiter: waiter.deadline, default=None)
+            if heir is None or heir.deadline < flight.deadline + _PATIENCE_THAT_COUNTS:
+                self._land(flight, error)
+                return
+            del flight.waiters[heir]
+            flight.waiters = {heir: None, **flight.waiters}
+            self._hand_over(flight)
+
+    def _unavailable(self, why: str) -> TokenEndpointUnavailableError:
+        return TokenEndpointUnavailableError(f"{self._provider}: no token, {why}", provider=self._provider)
+
+
+def _wake(waiter: Waiter) -> bool:
+    """Wake a waiter; False if its event loop is closed."""
+    try:
+        waiter.wake()
+    except RuntimeError:
+        return False
+    return True

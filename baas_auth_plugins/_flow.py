@@ -1,0 +1,360 @@
+"""The flows, without I/O: what to send, when to retry, when to give up.
+
+A flow is a generator. It yields what it wants done (the classes below), is sent the result or
+thrown the error, and returns what was asked of it. A driver performs; it decides nothing. The rules:
+
+- A flow reads no clock of its own, opens no socket, takes no lock and imports no HTTP library.
+- A driver throws `NetworkError` where it can go on afterwards, and `ConnectionLostError` where it cannot:
+  httpx closes an auth flow whose request failed, so a flow must not yield again after that.
+- `OutOfTimeError` means that this caller's patience ran out, not that the gateway refused: whoever
+  waits for the same token and has more time may go on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from base64 import b64encode
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any
+
+from ._limiter import RateLimiter
+from ._token import Instant
+from .exceptions import (
+    InvalidClientError,
+    InvalidScopeError,
+    InvalidTokenResponseError,
+    RateLimitError,
+    TokenEndpointError,
+    TokenEndpointUnavailableError,
+)
+
+__all__ = [
+    "MAX_ENCODED_BYTES",
+    "MAX_RESPONSE_BYTES",
+    "Call",
+    "Clock",
+    "ConnectionLostError",
+    "Effect",
+    "Join",
+    "NetworkError",
+    "OutOfTimeError",
+    "Release",
+    "Sleep",
+    "TokenRequest",
+    "TokenResponse",
+    "Waiter",
+    "backoff",
+    "error_from",
+    "exchange",
+    "read_json",
+]
+
+MAX_RESPONSE_BYTES = 1 << 20
+MAX_ENCODED_BYTES = 1 << 14  # of a compressed body, which none of the gateways sends, before it is inflated
+_RETRIED = {500, 502, 503, 504}
+_RETRIES = 3
+_LONGEST_RETRY_AFTER = 86_400.0
+
+Clock = Callable[[], Instant]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """Send this to the gateway with the client's credentials; the result is a `TokenResponse`."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    timeout: float
+    """Seconds for each phase: connecting, reading, writing, and waiting for a pooled connection."""
+
+    def presentable(self, error: Exception) -> Exception | None:
+        """Return the error for an exception's chain, or None where its text would show a token in the query."""
+        return None if "?" in self.url else error
+
+
+@dataclass(frozen=True, slots=True)
+class TokenResponse:
+    """The gateway's answer; header names in lower case."""
+
+    status_code: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, status_code: int, headers: Mapping[str, str], body: bytes) -> TokenResponse:
+        """Return the answer with its headers as flows read them.
+
+        Raises:
+            InvalidTokenResponseError: the body, decoded, is longer than 1 MiB.
+        """
+        if len(body) > MAX_RESPONSE_BYTES:
+            raise InvalidTokenResponseError("the token response is too long", status_code=status_code)
+        return cls(status_code, {name.lower(): value for name, value in headers.items()}, body)
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait for so many seconds, blocking nobody else."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Call a function that may block; async drivers do so in a worker thread."""
+
+    function: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Read the rejected API response to its end, so that its connection goes back to the pool."""
+
+
+class Waiter:
+    """Someone who waits to be woken from any thread: `wake` may come before `notify` is known."""
+
+    __slots__ = ("deadline", "notify", "promoted", "woken")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.notify: Callable[[], object] | None = None
+        self.woken = self.promoted = False
+
+    def wake(self) -> None:
+        self.woken = True
+        if self.notify is not None:
+            self.notify()
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Wait until the waiter is woken, at most so many seconds."""
+
+    waiter: Waiter
+    timeout: float
+
+
+Effect = TokenRequest | Sleep | Call | Release | Join
+
+
+class NetworkError(Exception):
+    """A request failed before its answer was read, and the driver can send another."""
+
+    @classmethod
+    def of(cls, error: Exception) -> NetworkError:
+        """Return what to tell of a client's own error: its kind, since its text may hold a URL."""
+        return cls(f"the token endpoint cannot be reached ({type(error).__name__})")
+
+
+class ConnectionLostError(Exception):
+    """A request failed, and the client has closed this flow: nothing more may be yielded."""
+
+
+class OutOfTimeError(Exception):
+    """The caller's `max_wait` does not reach far enough; `error` is what to tell it."""
+
+    def __init__(self, error: TokenEndpointError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def backoff(failures: int) -> float:
+    """Return the seconds before retry number `failures`: exponential from 0.5 s, with full jitter."""
+    return random.uniform(0, 0.5 * 2 ** (failures - 1))  # noqa: S311  # jitter, not cryptography
+
+
+def exchange(
+    build: Callable[[float], TokenRequest],
+    read: Callable[[TokenResponse, Instant], Any],
+    *,
+    provider: str,
+    clock: Clock,
+    limiter: RateLimiter,
+    timeout: float,
+    deadline: float,
+    retry: bool,
+) -> Generator[Effect, Any, Any]:
+    """Send a request to the gateway's OAuth endpoints until it is answered, refused or given up.
+
+    Args:
+        build: makes the request from the timeout in seconds that one attempt may take.
+        read: makes the result of a 2xx response and the instant at which it was asked for.
+        provider: the provider's name, for errors.
+        clock: tells the time.
+        limiter: tells when a request may be sent.
+        timeout: seconds for one attempt.
+        deadline: the caller's patience ends at this time on the monotonic clock.
+        retry: whether to wait and try again; without, one attempt is all.
+
+    Raises:
+        TokenEndpointError: as section 6 of the exceptions' tree tells apart.
+        OutOfTimeError: another attempt would be due, but not before the deadline.
+    """
+    failures = limited = 0
+    while True:
+        now = clock().monotonic
+        wait, slot = limiter.take(now)
+        if wait:
+            error: TokenEndpointError = _rate_limited(provider, wait)
+        else:
+            sent = clock()
+            try:
+                response = yield build(min(timeout, max(deadline - now, 0.001)))
+                return read(response, sent)
+            except NetworkError as failure:
+                error = TokenEndpointUnavailableError(f"{provider}: {failure}", provider=provider)
+                error.__cause__ = failure.__cause__
+                failures += 1
+            except RateLimitError as refusal:
+                error = refusal
+                limited += 1
+            except TokenEndpointUnavailableError as outage:
+                if outage.status_code not in _RETRIED:
+                    raise
+                error = outage
+                failures += 1
+            except InvalidTokenResponseError as nonsense:
+                nonsense.provider = provider
+                raise
+            finally:
+                limiter.answered(slot, clock().monotonic)
+            if error.retry_after:
+                limiter.block(error.retry_after, clock().monotonic)
+            wait = error.retry_after or backoff(failures + limited)
+        if not retry or failures > _RETRIES:
+            raise error
+        if clock().monotonic + wait > deadline:
+            raise OutOfTimeError(error)
+        yield Sleep(wait)
+
+
+def _rate_limited(provider: str, wait: float) -> RateLimitError:
+    return RateLimitError(
+        f"{provider}: no token request may be sent for {wait:.1f} s; share one auth object, or wait",
+        provider=provider,
+        retry_after=wait,
+    )
+
+
+def read_json(response: TokenResponse, provider: str) -> dict[str, Any]:
+    """Return the body as a JSON object.
+
+    Raises:
+        InvalidTokenResponseError: it is anything else.
+    """
+    payload = _json(response)
+    if payload is None:
+        raise InvalidTokenResponseError(
+            f"{provider}: the token endpoint answered {response.status_code} with something that is no JSON object",
+            provider=provider,
+            status_code=response.status_code,
+        )
+    return payload
+
+
+def _json(response: TokenResponse) -> dict[str, Any] | None:
+    try:
+        payload = json.loads(response.body)
+    except (ValueError, RecursionError):
+        return None
+    return payload if isinstance(payload, dict) else None
+
+
+_TOKEN_LIKE = re.compile(r"[\w+/=.~-]{20,}")
+_ERROR_CODE = re.compile(r"[A-Za-z_]{1,40}|[A-Za-z]{0,8}[-_]?\d{1,6}")
+
+
+def error_from(response: TokenResponse, provider: str, now: Instant, *secrets: str) -> TokenEndpointError:
+    """Return the error that a non-2xx answer of an OAuth endpoint means (RFC 6749 section 5.2).
+
+    The HTTP status decides; the gateways' own codes disagree with each other and are kept as data.
+
+    Args:
+        response: the answer.
+        provider: the provider's name.
+        now: for a Retry-After that is a date.
+        secrets: what must not appear in the error, should the gateway echo it.
+    """
+    payload = _json(response) or {}
+    status = response.status_code
+    texts = [payload.get(name) for name in ("code", "error", "error_description", "message")]
+    code, error, description, message = (text if isinstance(text, str) else None for text in texts)
+    error = next((c for c in (code, error) if c and _ERROR_CODE.fullmatch(c) and c not in secrets), None)
+    text = _blank(description or message, secrets)
+    kind: type[TokenEndpointError] = TokenEndpointError
+    retry_after = None
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        kind = RateLimitError
+    elif status == HTTPStatus.UNAUTHORIZED or error == "invalid_client":
+        kind = InvalidClientError
+    elif error == "invalid_scope":
+        kind = InvalidScopeError
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        kind = TokenEndpointUnavailableError
+    elif status < HTTPStatus.BAD_REQUEST:
+        kind = InvalidTokenResponseError  # a redirect, which a credential must not follow
+    if kind in (RateLimitError, TokenEndpointUnavailableError):
+        retry_after = _retry_after(response, payload, now)
+    said = ": ".join(part for part in (error, text) if part)
+    return kind(
+        f"{provider}: the token endpoint answered {status}" + (f" ({said})" if said else ""),
+        provider=provider,
+        status_code=status,
+        error=error,
+        error_description=text,
+        retry_after=retry_after,
+    )
+
+
+def _blank(text: str | None, secrets: tuple[str, ...]) -> str | None:
+    """Return a gateway's text fit for a log: short, printable, and without anything like a credential."""
+    if text is None:
+        return None
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        for form in (secret, b64encode(secret.encode()).decode("ascii")):
+            text = text.replace(form, "***")
+    text = _TOKEN_LIKE.sub("***", text[:2000])
+    return "".join(c if c.isprintable() else " " for c in text)[:200]
+
+
+def _retry_after(response: TokenResponse, payload: Mapping[str, Any], now: Instant) -> float | None:
+    """Return the seconds to wait: the header (RFC 9110 section 10.2.3), else the body's ``retry_after``."""
+    header = response.headers.get("retry-after", "").strip()
+    for value in (header, payload.get("retry_after")):
+        seconds = _seconds(value)
+        if seconds is None and isinstance(value, str):
+            until = _date(value)
+            # Against the gateway's own clock where it tells it: ours may have been stepped.
+            if until is not None:
+                seconds = until - (_date(response.headers.get("date", "")) or now.wall)
+        if seconds is not None:
+            return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
+    return None
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,6})?", value.strip()):
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _date(text: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

@@ -1,0 +1,211 @@
+"""The client credentials grant (RFC 6749 section 4.4) of one auth object: its flows, without I/O.
+
+Between the faces, which speak requests or httpx, and the source, which knows one token: here the
+client secret is read, and with it the source found. A secret from a vault may change at any
+mint; the grant then moves on to the source of the new secret.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from ._client import Client
+from ._flight import FULL, SingleFlight
+from ._flow import Call, Effect, Release, exchange
+from ._fork import on_fork
+from ._limiter import RateLimiter
+from ._registry import Registry
+from ._source import TokenSource
+from ._token import Instant, State, Token
+from .cache import TokenCache
+from .events import RequestReplayed
+from .exceptions import BaaSAuthError, ConfigurationError, InvalidClientError, TokenEndpointError
+from .exceptions import TokenEndpointUnavailableError as Unavailable
+
+__all__ = ["Grant", "now"]
+
+Secret = str | Callable[[], str]
+Spawn = Callable[[Generator[Effect, Any, None]], None]
+"""Runs a flow to its end in a daemon thread."""
+
+_MAX_ROTATIONS = 3
+
+_sources: Registry[TokenSource] = Registry()
+_limiters: Registry[RateLimiter] = Registry()
+
+
+def now() -> Instant:
+    """Return this moment."""
+    return Instant(time.time(), time.monotonic())
+
+
+class SecretRotatedError(BaaSAuthError):
+    """The callable gave another client secret than the one this source belongs to."""
+
+
+class Grant:
+    """One auth object's way to tokens."""
+
+    def __init__(self, client: Client, secret: Secret, cache: TokenCache, spawn: Spawn | None) -> None:
+        self.client = client
+        self._secret = secret
+        self._cache = cache
+        self._spawn = spawn
+        self._source: TokenSource | None = None
+        self._reading = SingleFlight(client.name, now)
+        self.reset_after_fork()
+        on_fork(self)
+
+    def reset_after_fork(self) -> None:
+        """Forget the background renewal, whose thread does not exist here."""
+        self._lock = threading.RLock()
+        self._renewing = False
+
+    def fresh_token(self) -> Token | None:
+        """Return the token if it is known and fresh: the whole of what most requests need."""
+        source = self._source
+        token = source.token if source is not None else None
+        if token is not None and token.state(now(), self.client.leeway) is State.FRESH:
+            return token
+        return None
+
+    def acquire(self, user_agent: str | None = None, *, background: bool = True) -> Generator[Effect, Any, Token]:
+        """Return a token that may be sent.
+
+        Args:
+            user_agent: of the request that needs it; the token request inherits it.
+            background: whether a renewal may be left to the background, where the auth object is set so.
+
+        Raises:
+            TokenEndpointError: there is no live token, and none could be had.
+            ConfigurationError: the client secret's callable gave something else than a secret.
+        """
+        renew = partial(self._renew_in_background, user_agent) if background and self._spawn else None
+        fallback: Token | None = None
+        for _ in range(_MAX_ROTATIONS):
+            source, secret = yield from self._resolve()
+            try:
+                return (yield from source.acquire(self.client, partial(self._mint, source, secret, user_agent), renew))
+            except SecretRotatedError:
+                fallback = source.token
+                if self._source is source:
+                    self._source = None
+            except TokenEndpointError:
+                if fallback is None or fallback.state(now(), self.client.leeway) is State.DEAD:
+                    raise
+                return fallback
+        raise ConfigurationError("client_secret: the callable gives another secret at every call")
+
+    def recover(
+        self, token: Token, *, replayable: bool, user_agent: str | None
+    ) -> Generator[Effect, Any, Token | None]:
+        """After the API answered 401 to `token`: return another to replay the request with, or None.
+
+        Raises:
+            TokenEndpointError: no other token could be had.
+        """
+        source = self._source
+        replaying = replayable
+        if source is not None:
+            replaying = source.reject(self.client, token, replayable=replayable)
+            if replaying:
+                yield Release()
+            if source.token is not token:
+                yield from source.forget(token)
+        return (yield from self.acquire(user_agent)) if replaying else None
+
+    def replayed(self, token: Token, status_code: int, duration: float) -> None:
+        """Take note of how the replay with `token` went, `duration` seconds after the rejection."""
+        if self._source is not None:
+            self._source.replayed(token, accepted=status_code != HTTPStatus.UNAUTHORIZED)
+        self.client.tell(RequestReplayed, token, lambda: {"duration": duration, "status_code": status_code})
+
+    def invalidate(self) -> Generator[Effect, Any, None]:
+        """Drop the token, here and in the cache."""
+        source, _ = yield from self._resolve()
+        yield from source.forget()
+
+    def _resolve(self) -> Generator[Effect, Any, tuple[TokenSource, str | None]]:
+        """Return the source of the secret now in force, and the secret if it was read just now."""
+        secrets: list[str] = []
+
+        def read() -> Generator[Effect, Any, None]:
+            if self._source is None:
+                secret = yield from self._read_secret()
+                self._source = self._source_of(secret)
+                secrets.append(secret)
+
+        while (source := self._source) is None:
+            yield from self._reading.run(read, FULL, now().monotonic + self.client.max_wait)
+        return source, secrets[0] if secrets else None
+
+    def _read_secret(self) -> Generator[Effect, Any, str]:
+        if isinstance(self._secret, str):
+            return self._secret
+        try:
+            secret = yield Call(self._secret)
+        except Exception as error:
+            raise Unavailable(
+                f"{self.client.name}: client_secret: the callable raised {type(error).__name__}",
+                provider=self.client.name,
+            ) from error
+        if not isinstance(secret, str) or not secret:
+            raise ConfigurationError("client_secret: the callable must return a non-empty str")
+        return secret
+
+    def _source_of(self, secret: str) -> TokenSource:
+        client, key = self.client, self.client.key(secret)
+        limiter = _limiters.get(
+            (client.token_endpoint, client.client_id), partial(RateLimiter, client.provider.token_rate_limit)
+        )
+        make = partial(TokenSource, client.name, key, self._cache, limiter, now)
+        return _sources.get((id(self._cache), key), make)
+
+    def _mint(
+        self, source: TokenSource, secret: str | None, user_agent: str | None, retry: bool, deadline: float
+    ) -> Generator[Effect, Any, Token]:
+        client = self.client
+        if secret is None:
+            secret = yield from self._read_secret()
+        self._check_rotation(source, secret)
+        try:
+            token: Token = yield from exchange(
+                client.token_request(secret, user_agent),
+                partial(client.read_token, secret, now),
+                provider=client.name,
+                clock=now,
+                limiter=source.limiter,
+                timeout=client.timeout,
+                deadline=deadline,
+                retry=retry,
+            )
+        except InvalidClientError:
+            if callable(self._secret):
+                self._check_rotation(source, (yield from self._read_secret()))
+            raise
+        return token
+
+    def _check_rotation(self, source: TokenSource, secret: str) -> None:
+        if self.client.key(secret) != source.key:
+            raise SecretRotatedError("client_secret has changed")
+
+    def _renew_in_background(self, user_agent: str | None) -> None:
+        with self._lock:
+            if self._renewing or self._spawn is None:
+                return
+            self._renewing = True
+        try:
+            self._spawn(self._background(user_agent))
+        except RuntimeError:  # no thread can be started, as at the interpreter's exit
+            self._renewing = False
+
+    def _background(self, user_agent: str | None) -> Generator[Effect, Any, None]:
+        try:
+            yield from self.acquire(user_agent, background=False)
+        finally:
+            self._renewing = False

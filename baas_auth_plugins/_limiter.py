@@ -1,0 +1,62 @@
+"""When the next token request may be sent: the provider's rate limit, and any Retry-After.
+
+One limiter serves everyone in the process who uses the same token endpoint and client_id. It reads
+the monotonic clock only: a limit must hold however the wall clock is stepped. A request counts
+from the moment its answer came, which is never before the gateway counted it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+
+from ._fork import on_fork
+
+__all__ = ["RateLimiter"]
+
+
+class RateLimiter:
+    """Keeps token requests within `requests` in any `seconds`, both from the provider's declaration."""
+
+    def __init__(self, limit: tuple[int, float] | None) -> None:
+        self._requests: float
+        self._requests, self._seconds = limit or (math.inf, 0.0)
+        self._counted: dict[int, float] = {}
+        self._slots = 0
+        self._blocked_until = -math.inf
+        self._lock = threading.RLock()
+        on_fork(self)
+
+    def delay(self, now: float) -> float:
+        """Return the seconds until a token request may be sent; 0 if one may be sent at once."""
+        with self._lock:
+            self._counted = {slot: at for slot, at in self._counted.items() if now - at < self._seconds}
+            free = max(self._blocked_until - now, 0.0)
+            excess = len(self._counted) - self._requests
+            if excess >= 0:
+                free = max(free, sorted(self._counted.values())[int(excess)] + self._seconds - now)
+            return free
+
+    def take(self, now: float) -> tuple[float, int]:
+        """Return the seconds to wait and, where that is 0, the slot that the request now occupies."""
+        with self._lock:
+            wait = self.delay(now)
+            if wait == 0 and self._seconds:
+                self._slots += 1
+                self._counted[self._slots] = now
+            return wait, self._slots
+
+    def answered(self, slot: int, now: float) -> None:
+        """Count the request from `now` on, when its answer or its failure came."""
+        with self._lock:
+            if slot in self._counted:
+                self._counted[slot] = now
+
+    def block(self, seconds: float, now: float) -> None:
+        """Let no token request out for `seconds`: the gateway said so."""
+        with self._lock:
+            self._blocked_until = max(self._blocked_until, now + seconds)
+
+    def reset_after_fork(self) -> None:
+        """Replace the lock, which a thread that does not exist here may hold."""
+        self._lock = threading.RLock()

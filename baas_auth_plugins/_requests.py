@@ -1,0 +1,179 @@
+"""The requests face: `requests.auth.AuthBase`, and the driver that sends token requests over a `Session`.
+
+A response hook survives redirects, so it looks anew at every response: only a 401 from an
+origin that may hold the token, to a request that carried it, is answered with a replay.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import requests
+from requests.cookies import extract_cookies_to_jar
+from requests.exceptions import UnrewindableBodyError
+from requests.utils import rewind_body
+from urllib3.exceptions import HTTPError
+from urllib3.util import Timeout
+
+from ._drive import perform, run
+from ._flow import MAX_RESPONSE_BYTES, Effect, NetworkError, Release, TokenRequest, TokenResponse
+from ._fork import on_fork
+from ._grant import Grant
+from ._origin import AllowedOrigins, origin_of_url
+from ._token import Token
+from .exceptions import InvalidTokenResponseError
+
+__all__ = ["RequestsFace", "SessionTransport", "spawn"]
+
+_USER_AGENT = "baas-auth-plugins"
+
+
+class SessionTransport:
+    """Sends token requests over a `requests.Session`: with its proxies, CA, client certificate and adapters.
+
+    The adapter is called directly. So no redirect is followed, no `.netrc` is read, no hook is run,
+    and the session's cookies, headers and auth stay out of it and as they are.
+
+    Args:
+        session: the caller's, or None for a private one.
+    """
+
+    def __init__(self, session: requests.Session | None = None) -> None:
+        self.session = session
+        self._private: requests.Session | None = None
+        on_fork(self)
+
+    @property
+    def user_agent(self) -> str:
+        """What token requests say they come from, where no API request triggered them."""
+        said = self.session.headers.get("User-Agent") if self.session is not None else None
+        return said if isinstance(said, str) else _USER_AGENT
+
+    def reset_after_fork(self) -> None:
+        """Leave the private session's connections to the parent process."""
+        self._private = None
+
+    def __call__(self, request: TokenRequest) -> TokenResponse:
+        """Send one token request; raise `NetworkError` if no answer comes."""
+        session = self.session
+        if session is None:
+            session = self._private = self._private or requests.Session()
+        body = request.body or None
+        prepared = requests.Request("POST", request.url, headers=dict(request.headers), data=body).prepare()
+        until = time.monotonic() + request.timeout
+        try:
+            settings = session.merge_environment_settings(request.url, {}, True, None, None)
+            adapter = session.get_adapter(request.url)
+            with adapter.send(prepared, timeout=Timeout(total=request.timeout), **settings) as response:  # type: ignore[arg-type]  # requests takes urllib3's Timeout
+                return TokenResponse.of(response.status_code, response.headers, _read(response, until))
+        except (requests.RequestException, HTTPError, OSError) as error:
+            raise NetworkError.of(error) from request.presentable(error)
+
+
+def _read(response: requests.Response, until: float) -> bytes:
+    """Read a bounded body in bounded time, however slowly it drips."""
+    raw: Any = response.raw
+    read = getattr(raw, "read1", raw.read)
+    body = bytearray()
+    while chunk := read(1 << 16, decode_content=True):
+        body += chunk
+        if len(body) > MAX_RESPONSE_BYTES:
+            raise InvalidTokenResponseError("the token response is too long", status_code=response.status_code)
+        if time.monotonic() > until:
+            raise requests.ReadTimeout("the token response did not end in time")
+    return bytes(body)
+
+
+def spawn(flow: Generator[Effect, Any, None], send: SessionTransport) -> None:
+    """Run a flow in a daemon thread; what goes wrong has been logged by the flow."""
+
+    def target() -> None:
+        with suppress(Exception):  # the flow has logged it, and a thread has nobody to raise it to
+            run(flow, send)
+
+    threading.Thread(target=target, name="baas-auth-renewal", daemon=True).start()
+
+
+class RequestsFace(requests.auth.AuthBase):
+    """What requests needs of an auth object. niquests' sync sessions work by duck typing."""
+
+    _grant: Grant
+    _origins: AllowedOrigins
+    _transport: SessionTransport
+
+    def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Attach the token, and watch the response for a 401."""
+        if not (hasattr(r, "register_hook") and hasattr(r, "hooks") and isinstance(getattr(r, "url", None), str)):
+            raise TypeError(
+                f"{type(self).__name__} authenticates requests.Session, httpx.Client, httpx.AsyncClient"
+                f" and, where installed, their httpx2 equals; not {type(r).__module__}.{type(r).__name__}"
+            )
+        if not self._origins.admit(origin_of_url(r.url or "")):
+            return r
+        token = self._grant.fresh_token() or run(self._grant.acquire(_user_agent(r)), self._transport)
+        r.headers["Authorization"] = f"Bearer {token.access_token}"
+        # A copy of a prepared request shares its hooks with the original: give it lists of its own.
+        r.hooks = {event: [hook for hook in hooks if not _is_ours(hook)] for event, hooks in r.hooks.items()}
+        r.register_hook("response", partial(self._on_response, token))
+        return r
+
+    def _on_response(self, token: Token, response: requests.Response, **kwargs: Any) -> requests.Response:
+        request = response.request
+        if (
+            response.status_code != requests.codes.unauthorized
+            or request.headers.get("Authorization") != f"Bearer {token.access_token}"
+            or not self._origins.admit(origin_of_url(request.url or ""))
+        ):
+            return response
+
+        def release(effect: Effect) -> Any:
+            if not isinstance(effect, Release):
+                return perform(effect)
+            response.content  # noqa: B018  # reading it gives the connection back to the pool
+            return response.close()
+
+        rejected_at = time.monotonic()
+        recover = self._grant.recover(token, replayable=_is_replayable(request), user_agent=_user_agent(request))
+        other = run(recover, self._transport, release)
+        if other is None:
+            return response
+        replay = request.copy()
+        try:
+            _rewind(replay)
+        except (UnrewindableBodyError, ValueError):
+            return response
+        extract_cookies_to_jar(replay._cookies, request, response.raw)  # type: ignore[arg-type]  # as HTTPDigestAuth does
+        replay.prepare_cookies(replay._cookies)
+        replay.headers["Authorization"] = f"Bearer {other.access_token}"
+        answer: requests.Response = response.connection.send(replay, **kwargs)
+        answer.history.append(response)
+        answer.request = replay
+        self._grant.replayed(other, answer.status_code, time.monotonic() - rejected_at)
+        return answer
+
+
+def _is_ours(hook: Any) -> bool:
+    return isinstance(hook, partial) and getattr(hook.func, "__func__", None) is RequestsFace._on_response
+
+
+def _user_agent(request: requests.PreparedRequest) -> str | None:
+    value = request.headers.get("User-Agent")
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _is_replayable(request: requests.PreparedRequest) -> bool:
+    """Tell whether the body can be sent again: it is at hand whole, or a file whose place is known."""
+    body = request.body
+    if body is None or isinstance(body, bytes | bytearray | str):
+        return True
+    return isinstance(request._body_position, int) and hasattr(body, "seek")
+
+
+def _rewind(request: requests.PreparedRequest) -> None:
+    if request.body is not None and not isinstance(request.body, bytes | bytearray | str):
+        rewind_body(request)
