@@ -30,6 +30,7 @@ from .exceptions import (
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
+from .introspection import Introspection, Revocation
 from .providers import PROVIDERS, AvistaAuth, AxiaAuth, BS2Auth, NTXPayAuth
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "ConfigurationError",
     "Event",
     "InsecureTransportError",
+    "Introspection",
     "InvalidClientError",
     "InvalidScopeError",
     "InvalidTokenResponseError",
@@ -52,6 +54,7 @@ __all__ = [
     "RateLimited",
     "RenewalFailed",
     "RequestReplayed",
+    "Revocation",
     "Token",
     "TokenCache",
     "TokenEndpointError",

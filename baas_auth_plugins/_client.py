@@ -81,9 +81,12 @@ class Client:
         secret_key = hmac.digest(_KEY_SALT, secret.encode(), hashlib.sha256)
         return f"{self.name}:{hmac.digest(secret_key, identity.encode(), hashlib.sha256).hex()}"
 
-    def token_request(self, secret: str, user_agent: str | None) -> Callable[[float], TokenRequest]:
-        """Return what makes the token request from its timeout in seconds."""
-        url, headers, body = prepare(self.provider, self.token_endpoint, self.client_id, secret, self.scope)
+    def token_request(
+        self, secret: str, user_agent: str | None, endpoint: str | None = None
+    ) -> Callable[[float], TokenRequest]:
+        """Return what makes the token request, or the same to another endpoint, from its timeout in seconds."""
+        url = self.base_url + (endpoint or self.provider.token_endpoint)
+        url, headers, body = prepare(self.provider, url, self.client_id, secret, self.scope)
         return partial(TokenRequest, url, self._with_extra(headers, user_agent), body)
 
     def _with_extra(self, headers: Mapping[str, str], user_agent: str | None) -> dict[str, str]:

@@ -51,6 +51,7 @@ __all__ = [
     "TokenResponse",
     "Waiter",
     "backoff",
+    "blank",
     "error_from",
     "exchange",
     "read_json",
@@ -289,7 +290,7 @@ def error_from(response: TokenResponse, provider: str, now: Instant, *secrets: s
     texts = [payload.get(name) for name in ("code", "error", "error_description", "message")]
     code, error, description, message = (text if isinstance(text, str) else None for text in texts)
     error = next((c for c in (code, error) if c and _ERROR_CODE.fullmatch(c) and c not in secrets), None)
-    text = _blank(description or message, secrets)
+    text = blank(description or message, secrets)
     kind: type[TokenEndpointError] = TokenEndpointError
     retry_after = None
     if status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -315,8 +316,8 @@ def error_from(response: TokenResponse, provider: str, now: Instant, *secrets: s
     )
 
 
-def _blank(text: str | None, secrets: tuple[str, ...]) -> str | None:
-    """Return a gateway's text fit for a log: short, printable, and without anything like a credential."""
+def blank(text: str | None, secrets: tuple[str, ...]) -> str | None:
+    """Return a gateway's text as fit for a log: short, printable, and without anything like a credential."""
     if text is None:
         return None
     for secret in sorted(filter(None, secrets), key=len, reverse=True):

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Generator
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 from ._client import Client
+from ._client_auth import basic_authorization
 from ._flight import FULL, SingleFlight
-from ._flow import Call, Effect, Release, exchange
+from ._flow import Call, Effect, OutOfTimeError, Release, TokenResponse, exchange
 from ._fork import on_fork
 from ._limiter import RateLimiter
 from ._registry import Registry
@@ -29,6 +31,7 @@ from .exceptions import TokenEndpointUnavailableError as Unavailable
 
 __all__ = ["Grant", "now"]
 
+T = TypeVar("T")
 Secret = str | Callable[[], str]
 Spawn = Callable[[Generator[Effect, Any, None]], None]
 """Runs a flow to its end in a daemon thread."""
@@ -129,6 +132,45 @@ class Grant:
         """Drop the token, here and in the cache."""
         source, _ = yield from self._resolve()
         yield from source.forget()
+
+    def known(self) -> Generator[Effect, Any, Token | None]:
+        """Return the token that is cached, if it lives."""
+        source, _ = yield from self._resolve()
+        token = source.token or (yield from source.cached())
+        return token if token is not None and token.remaining(now()) > 0 else None
+
+    def forget(self, access_token: str) -> Generator[Effect, Any, None]:
+        """Drop the token with this value, if it is the one that is cached."""
+        source, _ = yield from self._resolve()
+        for token in (source.token, (yield from source.cached())):
+            if token is not None and token.access_token == access_token:
+                yield from source.forget(token)
+
+    def ask(
+        self,
+        endpoint: str | None,
+        access_token: str,
+        user_agent: str,
+        read: Callable[[str, tuple[str, ...], TokenResponse, Instant], T],
+    ) -> Generator[Effect, Any, T]:
+        """Put a question about a token to another of the gateway's OAuth endpoints, the token in its query."""
+        client = self.client
+        secret = yield from self._read_secret()
+        secrets = (secret, basic_authorization(client.client_id, secret)[6:], access_token)
+        try:
+            answer: T = yield from exchange(
+                client.token_request(secret, user_agent, f"{endpoint}?token={quote(access_token, safe='')}"),
+                lambda response, _sent: read(client.name, secrets, response, now()),
+                provider=client.name,
+                clock=now,
+                limiter=RateLimiter(None),
+                timeout=client.timeout,
+                deadline=now().monotonic + client.max_wait,
+                retry=True,
+            )
+        except OutOfTimeError as late:
+            raise late.error from late.error.__cause__
+        return answer
 
     def _resolve(self) -> Generator[Effect, Any, tuple[TokenSource, str | None]]:
         """Return the source of the secret now in force, and the secret if it was read just now."""

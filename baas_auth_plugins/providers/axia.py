@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from .._client_auth import client_secret_basic_without_body
 from .._provider import Provider
-from ..auth import OAuth2ClientCredentialsAuth
+from ..introspection import IntrospectionMixin
 
 __all__ = ["AxiaAuth"]
 
 
-class AxiaAuth(OAuth2ClientCredentialsAuth):
+class AxiaAuth(IntrospectionMixin):
     """Authenticates calls to Axia BaaS, for requests, httpx and httpx2.
 
     Axia assigns scopes to the client, so `scope` names those your code cannot do without: a token

@@ -1,0 +1,216 @@
+"""Asking the gateway about a token (RFC 7662) and revoking it (RFC 7009), as Axia documents both.
+
+Axia wants the token in the query string. It is percent-encoded there, and kept out of the logs of
+the HTTP libraries and out of every exception.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from ._drive import arun, run
+from ._flow import Effect, TokenRequest, TokenResponse, blank, error_from, read_json
+from ._httpx import aclient_transport, client_transport
+from ._logs import hidden_from_logs
+from ._requests import SessionTransport
+from ._token import Instant, Token
+from .auth import OAuth2ClientCredentialsAuth
+from .exceptions import ConfigurationError, InvalidTokenResponseError
+
+__all__ = ["Introspection", "IntrospectionMixin", "Revocation"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Introspection:
+    """What the gateway says of a token (RFC 7662 section 2.2). Times are epoch seconds.
+
+    Attributes:
+        active: whether the token may be used.
+        client_id: whose it is.
+        token_type: ``"Bearer"``.
+        scopes: what it allows.
+        expires_at: when it expires.
+        issued_at: when it was issued.
+        reason: why it is not active, in the gateway's words.
+    """
+
+    active: bool
+    client_id: str | None = None
+    token_type: str | None = None
+    scopes: frozenset[str] = frozenset()
+    expires_at: float | None = None
+    issued_at: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """What became of a revocation.
+
+    Attributes:
+        status: the gateway's words.
+        revoked_at: when, in epoch seconds; None where the token was revoked before.
+        token_id: the gateway's name for the token; None likewise.
+    """
+
+    status: str
+    revoked_at: float | None = None
+    token_id: str | None = None
+
+
+class IntrospectionMixin(OAuth2ClientCredentialsAuth):
+    """Introspection and revocation, for a provider that declares both endpoints."""
+
+    def introspect(self, token: Token | str | None = None, *, client: Any = None) -> Introspection:
+        """Ask the gateway about a token (RFC 7662).
+
+        Args:
+            token: which one; by default the cached one, minted if there is none.
+            client: a `requests.Session`, `httpx.Client` or `httpx2.Client` to ask through; by default
+                the auth object's `session`, or one of the package's own.
+
+        Raises:
+            TokenEndpointError: the gateway refused, failed or could not be reached.
+        """
+        return self._run(self._introspect, token, client)
+
+    async def aintrospect(self, token: Token | str | None = None, *, client: Any = None) -> Introspection:
+        """Do as `introspect`; `client` is an `httpx.AsyncClient` or `httpx2.AsyncClient`."""
+        return await self._arun(self._introspect, token, client)
+
+    def revoke(self, token: Token | str | None = None, *, client: Any = None) -> Revocation:
+        """Revoke a token (RFC 7009), and with it, says Axia, all associated grants. The next call mints.
+
+        A token that was revoked before, or that the gateway does not know, is no error.
+
+        Args:
+            token: which one; by default the cached one.
+            client: as for `introspect`.
+
+        Raises:
+            ConfigurationError: no token was given and none is cached.
+            TokenEndpointError: the gateway refused, failed or could not be reached; the token is kept.
+        """
+        return self._run(self._revoke, token, client)
+
+    async def arevoke(self, token: Token | str | None = None, *, client: Any = None) -> Revocation:
+        """Do as `revoke`; `client` is an `httpx.AsyncClient` or `httpx2.AsyncClient`."""
+        return await self._arun(self._revoke, token, client)
+
+    def _run(self, flow: Callable[[str], Generator[Effect, Any, T]], token: Token | str | None, client: Any) -> T:
+        send = self._sender(client)
+        value = _value(token) if token is not None else run(self._own_token(flow), send)
+        with hidden_from_logs(value):
+            return run(flow(value), send)
+
+    async def _arun(
+        self, flow: Callable[[str], Generator[Effect, Any, T]], token: Token | str | None, client: Any
+    ) -> T:
+        send = self._asender(client)
+        value = _value(token) if token is not None else await arun(self._own_token(flow), send)
+        with hidden_from_logs(value):
+            return await arun(flow(value), send)
+
+    def _own_token(self, flow: object) -> Generator[Effect, Any, str]:
+        token = yield from self._grant.known()
+        if token is None and flow == self._revoke:
+            raise ConfigurationError("token: there is none in the cache to revoke; pass the one that is meant")
+        if token is None:
+            token = yield from self._grant.acquire(self._transport.user_agent, background=False)
+        return token.access_token
+
+    def _introspect(self, token: str) -> Generator[Effect, Any, Introspection]:
+        endpoint = self.provider.introspection_endpoint
+        return (yield from self._grant.ask(endpoint, token, self._transport.user_agent, _read_introspection))
+
+    def _revoke(self, token: str) -> Generator[Effect, Any, Revocation]:
+        endpoint = self.provider.revocation_endpoint
+        revocation: Revocation = yield from self._grant.ask(
+            endpoint, token, self._transport.user_agent, _read_revocation
+        )
+        yield from self._grant.forget(token)
+        return revocation
+
+    def _sender(self, client: Any) -> Callable[[TokenRequest], TokenResponse]:
+        if client is None:
+            return self._transport
+        if hasattr(client, "get_adapter"):
+            return SessionTransport(client)
+        if hasattr(client, "build_request") and not inspect.iscoroutinefunction(client.send):
+            return client_transport(client)
+        raise ConfigurationError("client must be a requests.Session, httpx.Client or httpx2.Client")
+
+    def _asender(self, client: Any) -> Callable[[TokenRequest], Awaitable[TokenResponse]]:
+        if client is None:
+            return self._asend
+        if hasattr(client, "build_request") and inspect.iscoroutinefunction(client.send):
+            return aclient_transport(client)
+        raise ConfigurationError("client must be an httpx.AsyncClient or httpx2.AsyncClient")
+
+
+def _value(token: object) -> str:
+    value = token.access_token if isinstance(token, Token) else token
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError("token must be a Token or a non-empty str")
+    return value
+
+
+def _read_introspection(
+    provider: str, secrets: tuple[str, ...], response: TokenResponse, now: Instant
+) -> Introspection:
+    if not 200 <= response.status_code < 300:
+        raise error_from(response, provider, now, *secrets)
+    payload = read_json(response, provider)
+    active = payload.get("active")
+    if not isinstance(active, bool):
+        raise InvalidTokenResponseError(f"{provider}: the introspection does not say `active`", provider=provider)
+    return Introspection(
+        active=active,
+        client_id=_text(payload, "client_id"),
+        token_type=_text(payload, "token_type"),
+        scopes=frozenset((_text(payload, "scope") or "").split()),
+        expires_at=_moment(payload, "exp", "expires_at"),
+        issued_at=_moment(payload, "iat", "issued_at"),
+        reason=blank(_text(payload, "reason"), secrets),
+    )
+
+
+def _read_revocation(provider: str, secrets: tuple[str, ...], response: TokenResponse, now: Instant) -> Revocation:
+    if response.status_code == HTTPStatus.NOT_FOUND:
+        return Revocation("Token not found or already revoked")
+    if not 200 <= response.status_code < 300:
+        raise error_from(response, provider, now, *secrets)
+    payload = read_json(response, provider)
+    token_id = _text(payload, "token_id")
+    return Revocation(
+        status=blank(_text(payload, "status"), secrets) or "",
+        revoked_at=_moment(payload, "revoked_at"),
+        token_id=None if token_id and any(secret in token_id for secret in secrets) else token_id,
+    )
+
+
+def _text(payload: Mapping[str, Any], name: str) -> str | None:
+    value = payload.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _moment(payload: Mapping[str, Any], *names: str) -> float | None:
+    """Return the first of these members that is a time: epoch seconds, or ISO 8601."""
+    for name in names:
+        value = payload.get(name)
+        try:
+            if isinstance(value, str):
+                return datetime.fromisoformat(value).timestamp()
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                return float(value)
+        except (ValueError, OverflowError, OSError):
+            continue
+    return None
