@@ -18,8 +18,8 @@ from ._client_auth import basic_authorization, prepare
 from ._flow import TokenRequest, TokenResponse, error_from, read_json
 from ._provider import Provider
 from ._token import Instant, State, Token, digest
-from .events import Event
-from .exceptions import InvalidScopeError, InvalidTokenResponseError
+from .events import Event, RateLimited
+from .exceptions import InvalidScopeError, InvalidTokenResponseError, RateLimitError
 
 __all__ = ["Client", "logger"]
 
@@ -66,6 +66,10 @@ class Client:
             self.on_event(kind(provider=self.name, token_digest=token_digest, **fields()))
         except Exception:
             logger.exception("%s: on_event raised an exception", self.name)
+
+    def tell_limited(self, error: RateLimitError) -> None:
+        """Tell `on_event` of a rate limit."""
+        self.tell(RateLimited, None, lambda: {"retry_after": error.retry_after})
 
     def key(self, secret: str) -> str:
         """Return the cache key: a digest over all that a token depends on, keyed with the secret."""

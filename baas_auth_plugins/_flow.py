@@ -59,8 +59,9 @@ __all__ = [
 
 MAX_RESPONSE_BYTES = 1 << 20
 MAX_ENCODED_BYTES = 1 << 14  # of a compressed body, which none of the gateways sends, before it is inflated
-_RETRIED = {500, 502, 503, 504}
+_RETRIED = {None, 429, 500, 502, 503, 504}  # None: no answer came
 _RETRIES = 3
+_SHORTEST_TIMEOUT = 0.001
 _LONGEST_RETRY_AFTER = 86_400.0
 
 Clock = Callable[[], Instant]
@@ -180,6 +181,7 @@ def exchange(
     provider: str,
     clock: Clock,
     limiter: RateLimiter,
+    limited: Callable[[RateLimitError], None],
     timeout: float,
     deadline: float,
     retry: bool,
@@ -192,6 +194,7 @@ def exchange(
         provider: the provider's name, for errors.
         clock: tells the time.
         limiter: tells when a request may be sent.
+        limited: is told of each limit met, the gateway's or the limiter's.
         timeout: seconds for one attempt.
         deadline: the caller's patience ends at this time on the monotonic clock.
         retry: whether to wait and try again; without, one attempt is all.
@@ -200,50 +203,58 @@ def exchange(
         TokenEndpointError: as section 6 of the exceptions' tree tells apart.
         OutOfTimeError: another attempt would be due, but not before the deadline.
     """
-    failures = limited = 0
+    failures = limits = 0
     while True:
-        now = clock().monotonic
-        wait, slot = limiter.take(now)
-        if wait:
-            error: TokenEndpointError = _rate_limited(provider, wait)
-        else:
-            sent = clock()
-            try:
-                response = yield build(min(timeout, max(deadline - now, 0.001)))
-                return read(response, sent)
-            except NetworkError as failure:
-                error = TokenEndpointUnavailableError(f"{provider}: {failure}", provider=provider)
-                error.__cause__ = failure.__cause__
-                failures += 1
-            except RateLimitError as refusal:
-                error = refusal
-                limited += 1
-            except TokenEndpointUnavailableError as outage:
-                if outage.status_code not in _RETRIED:
-                    raise
-                error = outage
-                failures += 1
-            except InvalidTokenResponseError as nonsense:
-                nonsense.provider = provider
-                raise
-            finally:
-                limiter.answered(slot, clock().monotonic)
-            if error.retry_after:
-                limiter.block(error.retry_after, clock().monotonic)
-            wait = error.retry_after or backoff(failures + limited)
-        if not retry or failures > _RETRIES:
+        error: TokenEndpointError
+        try:
+            return (yield from _attempt(build, read, provider, clock, limiter, timeout, deadline))
+        except RateLimitError as limit:
+            error = limit
+            limits += 1
+            limited(limit)
+        except TokenEndpointUnavailableError as outage:
+            error = outage
+            failures += 1
+        if not retry or failures > _RETRIES or error.status_code not in _RETRIED:
             raise error
+        wait = error.retry_after or backoff(failures + limits)
         if clock().monotonic + wait > deadline:
             raise OutOfTimeError(error)
         yield Sleep(wait)
 
 
-def _rate_limited(provider: str, wait: float) -> RateLimitError:
-    return RateLimitError(
-        f"{provider}: no token request may be sent for {wait:.1f} s; share one auth object, or wait",
-        provider=provider,
-        retry_after=wait,
-    )
+def _attempt(
+    build: Callable[[float], TokenRequest],
+    read: Callable[[TokenResponse, Instant], Any],
+    provider: str,
+    clock: Clock,
+    limiter: RateLimiter,
+    timeout: float,
+    deadline: float,
+) -> Generator[Effect, Any, Any]:
+    sent = clock()
+    wait, slot = limiter.take(sent.monotonic)
+    if wait:
+        raise RateLimitError(
+            f"{provider}: no token request may be sent for {wait:.1f} s; share one auth object, or wait",
+            provider=provider,
+            retry_after=wait,
+        )
+    try:
+        response = yield build(min(timeout, max(deadline - sent.monotonic, _SHORTEST_TIMEOUT)))
+    except NetworkError as failure:
+        raise TokenEndpointUnavailableError(f"{provider}: {failure}", provider=provider) from failure.__cause__
+    except InvalidTokenResponseError as nonsense:
+        nonsense.provider = provider
+        raise
+    finally:
+        limiter.answered(slot, clock().monotonic)
+    try:
+        return read(response, sent)
+    except TokenEndpointError as error:
+        if error.retry_after:
+            limiter.block(error.retry_after, clock().monotonic)
+        raise
 
 
 def read_json(response: TokenResponse, provider: str) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class HttpxFace(_Auth):
         token = self._grant.fresh_token() or (yield from self._grant.acquire(user_agent))
         request.headers["Authorization"] = f"Bearer {token.access_token}"
         response = yield Send(request)
-        sent = response.request  # after redirects, the last hop: what came before it is not repeated
+        sent = _request_of(response, request)  # after redirects, the last hop: what came before it is not repeated
         if (
             response.status_code != httpx.codes.UNAUTHORIZED
             or sent.headers.get("Authorization") != f"Bearer {token.access_token}"
@@ -259,7 +259,8 @@ class _BoundedBody(_Bytes):
 @contextmanager
 def _bounded(response: Any, effect: TokenRequest) -> Iterator[None]:
     """Let a token response be read, if it comes from where the request went, within bounds."""
-    if _origin(response.url) != origin_of_url(effect.url):
+    answering = _request_of(response, None)
+    if answering is not None and _origin(answering.url) != origin_of_url(effect.url):
         raise InvalidTokenResponseError("the token response came from another origin, and was refused")
     stream, response.stream = response.stream, _BoundedBody(response, effect)
     try:
@@ -309,6 +310,14 @@ def _cancelled() -> bool:
         return bool(sys.modules["trio"].current_effective_deadline() == -math.inf)
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _request_of(response: Any, otherwise: Any) -> Any:
+    """Return the request that was answered, after redirects; a response made by hand may not know it."""
+    try:
+        return response.request
+    except RuntimeError:
+        return otherwise
 
 
 def _origin(url: Any) -> Origin | None:

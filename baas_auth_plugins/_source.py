@@ -20,12 +20,12 @@ from typing import Any, TypeVar
 
 from ._client import Client, logger
 from ._flight import FULL, ONCE, SingleFlight
-from ._flow import Call, Clock, ConnectionLostError, Effect, OutOfTimeError
+from ._flow import Call, Clock, ConnectionLostError, Effect
 from ._fork import on_fork
 from ._limiter import RateLimiter
 from ._token import Instant, State, Token, digest
 from .cache import TokenCache
-from .events import RateLimited, RenewalFailed, TokenMinted, TokenRejected, TokenServedStale
+from .events import RenewalFailed, TokenMinted, TokenRejected, TokenServedStale
 from .exceptions import InvalidScopeError, RateLimitError, TokenEndpointError
 
 __all__ = ["Mint", "TokenSource"]
@@ -144,9 +144,6 @@ class TokenSource:
         try:
             found = yield from self._look_up(client, effort)
             token = found or (yield from mint(effort == FULL, deadline))
-        except OutOfTimeError as late:
-            self._limited(client, late.error)
-            raise
         except (TokenEndpointError, ConnectionLostError) as error:
             self._failed(client, before, started, error)
             raise
@@ -217,12 +214,6 @@ class TokenSource:
                 "cooldown": self._pause.seconds,
             },
         )
-        if isinstance(error, RateLimitError):
-            self._limited(client, error)
-
-    def _limited(self, client: Client, error: TokenEndpointError) -> None:
-        if isinstance(error, RateLimitError):
-            client.tell(RateLimited, None, lambda: {"retry_after": error.retry_after or 0.0})
 
     def reject(self, client: Client, token: Token, *, replayable: bool) -> bool:
         """Take note that the API answered 401 to this token, and drop it; say whether another is worth a try.

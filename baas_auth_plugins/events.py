@@ -69,6 +69,6 @@ class RequestReplayed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimited(Event):
-    """No token request may be sent for `retry_after` seconds."""
+    """No token request may be sent for `retry_after` seconds; None where the gateway did not say how long."""
 
-    retry_after: float
+    retry_after: float | None
