@@ -1,0 +1,171 @@
+"""Faults on demand: what a gateway, its WAF or the network does on a bad day."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from ._messages import Pairs, Response
+
+__all__ = ["FIXED", "Fault", "FaultQueue", "fault_from_header", "fault_from_json"]
+
+FaultKind = Literal[
+    "status", "delay", "drop", "truncate", "garbage", "empty", "huge", "body", "redirect", "hang", "expire"
+]
+Target = Literal["token", "api", "introspect", "revoke", "*"]
+
+_WAF_PAGE = b"<!DOCTYPE html><html><body><h1>Request blocked</h1><p>Support ID: 0000</p></body></html>"
+_JSON: Pairs = (("Content-Type", "application/json"),)
+
+FIXED: Mapping[str, Response] = {
+    "drop": Response(None),
+    "hang": Response(None, delay=math.inf),
+    "garbage": Response(200, (("Content-Type", "text/html"),), _WAF_PAGE),
+    "empty": Response(200, _JSON),
+    "body": Response(200, _JSON),
+    "huge": Response(200, _JSON, b"A" * 65_536, repeat=800),  # 50 MiB
+}
+"""The answers that depend on nothing but the fault's kind (``"body"`` brings its own)."""
+
+_ASKABLE = ("drop", "hang", "garbage", "empty", "huge", "truncate", "expire", "delay")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that goes wrong, for the next `times` requests to `target`.
+
+    Args:
+        kind: ``"status"`` answers `status` with that gateway's error body; ``"delay"`` answers
+            normally, late; ``"drop"`` closes the connection without an answer; ``"truncate"``
+            announces more bytes than it sends; ``"garbage"`` is a WAF's HTML, ``"empty"`` no
+            body, ``"huge"`` 50 MiB and ``"body"`` the given `body`, each as a 200;
+            ``"redirect"`` is a 307 to the ``Location`` in `headers`; ``"hang"`` never answers;
+            ``"expire"`` (API only) treats the presented token as expired.
+        target: ``"token"``, ``"api"``, ``"introspect"``, ``"revoke"`` or ``"*"``.
+        times: requests it applies to; -1 for ever.
+        status: HTTP status; required for ``"status"``, elsewhere in place of 200 or 307.
+        retry_after: value of the Retry-After header, sent as given.
+        delay: seconds before the answer; for ``"hang"``, before the connection is closed (0: never).
+        headers: further response headers, as pairs or a mapping.
+        body: the body of ``"body"``, or of ``"status"`` in place of the gateway's own.
+
+    Raises:
+        ValueError: a field is wrong; the message names it.
+    """
+
+    kind: FaultKind
+    target: Target = "token"
+    times: int = 1
+    status: int | None = None
+    retry_after: str | float | None = None
+    delay: float = 0.0
+    headers: Pairs = ()
+    body: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "headers", _pairs(self.headers))
+        for problem, found in {
+            f"kind must be one of {', '.join(get_args(FaultKind))}": self.kind not in get_args(FaultKind),
+            f"target must be one of {', '.join(get_args(Target))}": self.target not in get_args(Target),
+            "times must be a positive integer, or -1 for ever": not _is_count(self.times),
+            "status must be an integer from 200 to 599": not _is_status(self.status),
+            "delay must be a finite number of seconds, 0 or more": not _is_seconds(self.delay),
+            "retry_after must be printable text or a number": not _is_header(self.retry_after),
+            "body must be bytes": not isinstance(self.body, bytes | None),
+            "kind 'status' needs a status": self.kind == "status" and self.status is None,
+            "kind 'body' needs a body": self.kind == "body" and self.body is None,
+            "kind 'redirect' needs a Location header": self.kind == "redirect" and not self._location(),
+            "kind 'expire' is for target 'api'": self.kind == "expire" and self.target != "api",
+        }.items():
+            if found:
+                raise ValueError(problem)
+
+    def _location(self) -> bool:
+        return any(name.lower() == "location" for name, _ in self.headers)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and (value > 0 or value == -1)
+
+
+def _is_status(value: object) -> bool:
+    return value is None or (type(value) is int and 200 <= value <= 599)
+
+
+def _is_seconds(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]  # the type is checked
+
+
+def _is_header(value: object) -> bool:
+    return value is None or type(value) in (int, float) or (isinstance(value, str) and value.isprintable())
+
+
+def _pairs(headers: Any) -> Pairs:
+    items: Iterable[Any] = headers.items() if isinstance(headers, Mapping) else headers
+    try:
+        pairs = tuple((name, value) for name, value in items)
+    except (TypeError, ValueError):
+        raise ValueError("headers must be pairs or an object") from None
+    if not all(isinstance(text, str) and text.isprintable() for pair in pairs for text in pair):
+        raise ValueError("headers must be printable text")
+    return pairs
+
+
+def fault_from_json(content: object) -> Fault:
+    """Return the fault that a JSON object describes; its `body` is text there.
+
+    Raises:
+        ValueError: not an object, an unknown field or a wrong one.
+    """
+    if not isinstance(content, dict) or "kind" not in content:
+        raise ValueError("a fault is a JSON object with a kind")
+    if unknown := content.keys() - {f.name for f in fields(Fault)}:
+        raise ValueError(f"unknown field: {', '.join(sorted(unknown))}")
+    if isinstance(body := content.get("body"), str):
+        content = {**content, "body": body.encode()}
+    return Fault(**content)
+
+
+def fault_from_header(value: str) -> Fault:
+    """Return the fault that an ``X-Sandbox-Fault`` header asks for, such as ``401`` or ``delay=0.2``.
+
+    What follows a ``;`` is for the gateway: such a value counts once only, so that a client's
+    replay of the same request goes through.
+
+    Raises:
+        ValueError: it asks for nothing the sandbox knows.
+    """
+    kind, _, seconds = value.partition(";")[0].strip().partition("=")
+    if kind.isdecimal() and not seconds:
+        return Fault("status", "api", status=int(kind))
+    if kind in _ASKABLE:
+        return Fault(kind, "api", delay=float(seconds or 0))  # type: ignore[arg-type]  # one of the kinds
+    raise ValueError(f"X-Sandbox-Fault is a status, {', '.join(_ASKABLE)}=SECONDS")
+
+
+class FaultQueue:
+    """The faults yet to happen, in the order they were asked for. Not thread-safe by itself."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Fault, int]] = []
+
+    def add(self, fault: Fault) -> None:
+        """Queue a fault behind the others."""
+        self._waiting.append((fault, fault.times))
+
+    def take(self, kind: str) -> Fault | None:
+        """Return the first fault meant for this kind of request, used up by one."""
+        for position, (fault, left) in enumerate(self._waiting):
+            if fault.target in (kind, "*"):
+                if left == 1:
+                    del self._waiting[position]
+                else:
+                    self._waiting[position] = (fault, left - 1)  # from -1 it never gets to 1
+                return fault
+        return None
+
+    def clear(self) -> None:
+        """Forget all faults."""
+        self._waiting.clear()
