@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ._flow import Call, Effect, Join, Sleep, TokenRequest, TokenResponse, Waiter
 
-__all__ = ["aperform", "arun", "in_trio", "perform", "run"]
+__all__ = ["aperform", "arun", "in_thread", "in_trio", "perform", "run"]
 
 T = TypeVar("T")
 
@@ -26,8 +26,10 @@ def perform(effect: Effect) -> Any:
         case Sleep(seconds):
             time.sleep(seconds)
         case Call(function):
-            return function()
-        case Join(waiter, timeout):
+            return function()  # which nothing can interrupt
+        case Join(waiter, timeout, leader):
+            if leader == threading.get_ident():
+                return True
             event = threading.Event()
             waiter.notify = event.set
             if not waiter.woken:
@@ -61,13 +63,13 @@ def run(
 async def aperform(effect: Effect) -> Any:
     """Do what a flow asked for, blocking no event loop."""
     import anyio  # only here: who never awaits never pays for it
-    from anyio.to_thread import run_sync
 
     match effect:
         case Sleep(seconds):
             await anyio.sleep(seconds)
-        case Call(function):
-            return await run_sync(function, abandon_on_cancel=True)
+        case Call(function, timeout):
+            with anyio.fail_after(timeout):
+                return await in_thread(function)
         case Join(waiter, timeout):
             event = anyio.Event()
             _notify_in_this_loop(waiter, event.set)
@@ -77,6 +79,17 @@ async def aperform(effect: Effect) -> Any:
         case _:
             raise TypeError(f"no way to perform {type(effect).__name__} here")
     return None
+
+
+async def in_thread(function: Callable[[], T]) -> T:
+    """Call a function in a worker thread.
+
+    Not in one of anyio's own forty: those may all be waiting for what comes of this call.
+    """
+    import anyio
+    from anyio.to_thread import run_sync
+
+    return await run_sync(function, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
 
 
 async def arun(flow: Generator[Effect, Any, T], send: Callable[[TokenRequest], Awaitable[TokenResponse]]) -> T:

@@ -9,6 +9,7 @@ The rules:
   happens to it, one of the two runs: in the `except` clauses of `_lead`.
 - A waiter that leaves after it was promoted, but before it led, passes the lead on.
 - A leader that vanishes without a trace (its event loop was stopped for good) holds a lease only.
+  One that cannot go on before its waiter does, since they share a thread, is not waited for.
 - Failures are shared; impatience is not: a leader that is cancelled or runs out of its own
   `max_wait` hands over, and what it met is told to nobody else.
 """
@@ -35,12 +36,13 @@ _PATIENCE_THAT_COUNTS = 1.0
 class Flight:
     """One piece of work under way, and who waits for it."""
 
-    __slots__ = ("deadline", "done", "effort", "error", "lost", "waiters")
+    __slots__ = ("deadline", "done", "effort", "error", "leader", "lost", "waiters")
 
     def __init__(self, effort: int, deadline: float) -> None:
         self.effort = effort
         self.deadline = deadline
         self.waiters: dict[Waiter, None] = {}
+        self.leader = 0  # the thread that leads
         self.lost = 0
         self.done = False
         self.error: BaaSAuthError | None = None
@@ -97,10 +99,9 @@ class SingleFlight:
                 else:
                     waiter = Waiter(deadline)
                     flight.waiters[waiter] = None
-            if not leads:
-                leads = yield from self._wait(flight, waiter, effort)
-            if leads:
-                yield from self._lead(flight, work)
+            to_lead = flight if leads else (yield from self._wait(flight, waiter, effort))
+            if to_lead is not None:
+                yield from self._lead(to_lead, work)
                 return
             if flight.error is None:
                 return
@@ -113,19 +114,22 @@ class SingleFlight:
             self._land(flight, self._unavailable("whoever requested it has vanished"))
         return self._flight
 
-    def _wait(self, flight: Flight, waiter: Waiter, effort: int) -> Generator[Effect, Any, bool]:
-        """Wait until the flight is over, or this caller's to lead: then return True."""
+    def _wait(self, flight: Flight, waiter: Waiter, effort: int) -> Generator[Effect, Any, Flight | None]:
+        """Wait until the flight is over, or return the one that is this caller's to lead."""
         leads = False
         try:
             while not waiter.woken and (left := waiter.deadline - self._clock().monotonic) > 0:
-                yield Join(waiter, left)
+                stuck = yield Join(waiter, left, flight.leader)
+                if stuck and not flight.done:
+                    self._flight = Flight(effort, waiter.deadline)
+                    return self._flight
             with self._lock:
                 if not flight.done and self._clock().monotonic >= waiter.deadline:
                     raise self._unavailable("none came within max_wait")
                 if waiter.promoted:
                     leads = True
                     flight.effort, flight.deadline = effort, waiter.deadline
-            return leads
+            return flight if leads else None
         finally:
             with self._lock:
                 flight.waiters.pop(waiter, None)
@@ -133,6 +137,7 @@ class SingleFlight:
                     self._hand_over(flight)
 
     def _lead(self, flight: Flight, work: Callable[[], Generator[Effect, Any, None]]) -> Generator[Effect, Any, None]:
+        flight.leader = threading.get_ident()
         try:
             yield from work()
         except OutOfTimeError as late:

@@ -16,6 +16,7 @@ import json
 import math
 import random
 import re
+import zlib
 from base64 import b64encode
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +37,6 @@ from .exceptions import (
 )
 
 __all__ = [
-    "MAX_ENCODED_BYTES",
     "MAX_RESPONSE_BYTES",
     "Call",
     "Clock",
@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 MAX_RESPONSE_BYTES = 1 << 20
-MAX_ENCODED_BYTES = 1 << 14  # of a compressed body, which none of the gateways sends, before it is inflated
+_ANY_ZLIB_FORMAT = 32 + zlib.MAX_WBITS  # gzip or zlib, told apart by the header
 _RETRIED = {None, 429, 500, 502, 503, 504}  # None: no answer came
 _RETRIES = 3
 _SHORTEST_TIMEOUT = 0.001
@@ -92,14 +92,23 @@ class TokenResponse:
 
     @classmethod
     def of(cls, status_code: int, headers: Mapping[str, str], body: bytes) -> TokenResponse:
-        """Return the answer with its headers as flows read them.
+        """Return the answer to a flow's request from its body as it was transferred.
 
         Raises:
-            InvalidTokenResponseError: the body, decoded, is longer than 1 MiB.
+            InvalidTokenResponseError: the body, decoded, is longer than 1 MiB, or cannot be decoded.
         """
+        lower = {name.lower(): value for name, value in headers.items()}
+        coding = lower.get("content-encoding", "identity").strip().lower()
+        try:
+            if coding in ("gzip", "x-gzip", "deflate"):
+                body = zlib.decompressobj(_ANY_ZLIB_FORMAT).decompress(body, MAX_RESPONSE_BYTES + 1)
+            elif coding not in ("identity", ""):
+                raise InvalidTokenResponseError("the token response has a content coding that nobody asked for")
+        except zlib.error:
+            raise InvalidTokenResponseError("the token response cannot be decompressed") from None
         if len(body) > MAX_RESPONSE_BYTES:
-            raise InvalidTokenResponseError("the token response is too long", status_code=status_code)
-        return cls(status_code, {name.lower(): value for name, value in headers.items()}, body)
+            raise InvalidTokenResponseError("the token response is longer than 1 MiB", status_code=status_code)
+        return cls(status_code, lower, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +120,10 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Call a function that may block; async drivers do so in a worker thread."""
+    """Call a function that may block; async drivers do so in a worker thread, at most so many seconds."""
 
     function: Callable[[], Any]
+    timeout: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +149,15 @@ class Waiter:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Wait until the waiter is woken, at most so many seconds."""
+    """Wait until the waiter is woken, at most so many seconds.
+
+    The result is whether waiting here would keep the leader from ever waking anyone: a blocking
+    wait in the leader's own thread, as of a sync call in a coroutine.
+    """
 
     waiter: Waiter
     timeout: float
+    leader: int
 
 
 Effect = TokenRequest | Sleep | Call | Release | Join

@@ -89,11 +89,13 @@ class Grant:
             ConfigurationError: the client secret's callable gave something else than a secret.
         """
         renew = partial(self._renew_in_background, user_agent) if background and self._spawn else None
+        deadline = now().monotonic + self.client.max_wait
         fallback: Token | None = None
         for _ in range(_MAX_ROTATIONS):
-            source, secret = yield from self._resolve()
+            source, secret = yield from self._resolve(deadline)
+            mint = partial(self._mint, source, secret, user_agent)
             try:
-                return (yield from source.acquire(self.client, partial(self._mint, source, secret, user_agent), renew))
+                return (yield from source.acquire(self.client, mint, deadline, renew))
             except SecretRotatedError:
                 fallback = source.token
                 if self._source is source:
@@ -155,7 +157,8 @@ class Grant:
     ) -> Generator[Effect, Any, T]:
         """Put a question about a token to another of the gateway's OAuth endpoints, the token in its query."""
         client = self.client
-        secret = yield from self._read_secret()
+        deadline = now().monotonic + client.max_wait
+        secret = yield from self._read_secret(deadline)
         secrets = (secret, basic_authorization(client.client_id, secret)[6:], access_token)
         try:
             answer: T = yield from exchange(
@@ -166,32 +169,33 @@ class Grant:
                 limiter=RateLimiter(None),
                 limited=client.tell_limited,
                 timeout=client.timeout,
-                deadline=now().monotonic + client.max_wait,
+                deadline=deadline,
                 retry=True,
             )
         except OutOfTimeError as late:
             raise late.error from late.error.__cause__
         return answer
 
-    def _resolve(self) -> Generator[Effect, Any, tuple[TokenSource, str | None]]:
+    def _resolve(self, deadline: float | None = None) -> Generator[Effect, Any, tuple[TokenSource, str | None]]:
         """Return the source of the secret now in force, and the secret if it was read just now."""
+        deadline = now().monotonic + self.client.max_wait if deadline is None else deadline
         secrets: list[str] = []
 
         def read() -> Generator[Effect, Any, None]:
             if self._source is None:
-                secret = yield from self._read_secret()
+                secret = yield from self._read_secret(deadline)
                 self._source = self._source_of(secret)
                 secrets.append(secret)
 
         while (source := self._source) is None:
-            yield from self._reading.run(read, FULL, now().monotonic + self.client.max_wait)
+            yield from self._reading.run(read, FULL, deadline)
         return source, secrets[0] if secrets else None
 
-    def _read_secret(self) -> Generator[Effect, Any, str]:
+    def _read_secret(self, deadline: float) -> Generator[Effect, Any, str]:
         if isinstance(self._secret, str):
             return self._secret
         try:
-            secret = yield Call(self._secret)
+            secret = yield Call(self._secret, max(deadline - now().monotonic, 0))
         except Exception as error:
             raise Unavailable(
                 f"{self.client.name}: client_secret: the callable raised {type(error).__name__}",
@@ -214,7 +218,7 @@ class Grant:
     ) -> Generator[Effect, Any, Token]:
         client = self.client
         if secret is None:
-            secret = yield from self._read_secret()
+            secret = yield from self._read_secret(deadline)
         self._check_rotation(source, secret)
         try:
             token: Token = yield from exchange(
@@ -230,7 +234,7 @@ class Grant:
             )
         except InvalidClientError:
             if callable(self._secret):
-                self._check_rotation(source, (yield from self._read_secret()))
+                self._check_rotation(source, (yield from self._read_secret(deadline)))
             raise
         return token
 

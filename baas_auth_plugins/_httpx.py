@@ -26,7 +26,6 @@ import httpx
 
 from ._drive import aperform, in_trio, perform
 from ._flow import (
-    MAX_ENCODED_BYTES,
     MAX_RESPONSE_BYTES,
     ConnectionLostError,
     Effect,
@@ -123,7 +122,7 @@ class HttpxFace(_Auth):
                 if isinstance(effect, Send):
                     result = response = yield effect.request
                 elif isinstance(effect, TokenRequest):
-                    outgoing = _outgoing(type(request), type(request.url), effect)
+                    outgoing = _outgoing(type(request), effect)
                     result = _answer((yield outgoing), effect)
                 elif isinstance(effect, Release):
                     response.read()
@@ -154,7 +153,7 @@ class HttpxFace(_Auth):
                 if isinstance(effect, Send):
                     result = response = yield effect.request
                 elif isinstance(effect, TokenRequest):
-                    outgoing = _outgoing(type(request), type(request.url), effect)
+                    outgoing = _outgoing(type(request), effect)
                     result = await _aanswer((yield outgoing), effect)
                 elif isinstance(effect, Release):
                     await response.aread()
@@ -195,7 +194,7 @@ def client_transport(client: Any) -> Callable[[TokenRequest], TokenResponse]:
     def send(effect: TokenRequest) -> TokenResponse:
         like = client.build_request("POST", effect.url)
         try:
-            outgoing = _outgoing(type(like), type(like.url), effect)
+            outgoing = _outgoing(type(like), effect)
             response = client.send(outgoing, stream=True, auth=None, follow_redirects=False)
             try:
                 return _answer(response, effect)
@@ -213,7 +212,7 @@ def aclient_transport(client: Any) -> Callable[[TokenRequest], Awaitable[TokenRe
     async def send(effect: TokenRequest) -> TokenResponse:
         like = client.build_request("POST", effect.url)
         try:
-            outgoing = _outgoing(type(like), type(like.url), effect)
+            outgoing = _outgoing(type(like), effect)
             response = await client.send(outgoing, stream=True, auth=None, follow_redirects=False)
             try:
                 return await _aanswer(response, effect)
@@ -225,74 +224,83 @@ def aclient_transport(client: Any) -> Callable[[TokenRequest], Awaitable[TokenRe
     return send
 
 
-class _BoundedBody(_Bytes):
-    """A token response's body as it comes in: so long, so late, and no more."""
+class _Body:
+    """A token response's body as it comes in: from the right origin, and only so long and so late."""
 
     def __init__(self, response: Any, effect: TokenRequest) -> None:
-        self._inner = response.stream
-        self._left = MAX_ENCODED_BYTES if response.headers.get("content-encoding") else MAX_RESPONSE_BYTES
+        answered = _request_of(response, None)
+        if answered is not None and _origin(answered.url) != origin_of_url(effect.url):
+            raise InvalidTokenResponseError("the token response came from another origin, and was refused")
+        self._response = response
         self._until = time.monotonic() + effect.timeout
+        self._raw = bytearray()
+        self.stream = response.stream
+        # What httpx will find, should this go wrong: it reads the response before it sends again.
+        response.stream = _Bytes(b"")
 
-    def _check(self, chunk: bytes) -> bytes:
-        self._left -= len(chunk)
-        if self._left < 0:
-            raise InvalidTokenResponseError("the token response is too long")
+    def feed(self, chunk: bytes) -> None:
+        self._raw += chunk
+        if len(self._raw) > MAX_RESPONSE_BYTES:
+            raise InvalidTokenResponseError("the token response is longer than 1 MiB")
         if time.monotonic() > self._until:
             raise NetworkError("the token response did not end in time")
-        return chunk
 
-    def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._inner:
-            yield self._check(chunk)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._inner:
-            yield self._check(chunk)
-
-    def close(self) -> None:
-        self._inner.close()
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
+    def whole(self) -> TokenResponse:
+        return TokenResponse.of(self._response.status_code, self._response.headers, bytes(self._raw))
 
 
 @contextmanager
-def _bounded(response: Any, effect: TokenRequest) -> Iterator[None]:
-    """Let a token response be read, if it comes from where the request went, within bounds."""
-    answering = _request_of(response, None)
-    if answering is not None and _origin(answering.url) != origin_of_url(effect.url):
-        raise InvalidTokenResponseError("the token response came from another origin, and was refused")
-    stream, response.stream = response.stream, _BoundedBody(response, effect)
+def _reading(response: Any, effect: TokenRequest) -> Iterator[_Body]:
     try:
-        yield
+        yield _Body(response, effect)
     except _REQUEST_ERRORS as error:
         raise NetworkError.of(error) from effect.presentable(error)
     finally:
-        response.stream = stream
+        response.headers.pop("Content-Encoding", None)  # nothing encoded is left to be read
 
 
 def _answer(response: Any, effect: TokenRequest) -> TokenResponse:
-    with _bounded(response, effect):
-        body = response.read()
-    return TokenResponse.of(response.status_code, response.headers, body)
+    with _reading(response, effect) as body:
+        if (content := _content(response)) is not None:
+            body.feed(content)
+            return body.whole()
+        try:
+            for chunk in body.stream:
+                body.feed(chunk)
+        finally:
+            body.stream.close()
+        return body.whole()
 
 
 async def _aanswer(response: Any, effect: TokenRequest) -> TokenResponse:
-    with _bounded(response, effect):
-        body = await response.aread()
-    return TokenResponse.of(response.status_code, response.headers, body)
+    with _reading(response, effect) as body:
+        if (content := _content(response)) is not None:
+            body.feed(content)
+            return body.whole()
+        try:
+            async for chunk in body.stream:
+                body.feed(chunk)
+        finally:
+            await body.stream.aclose()
+        return body.whole()
 
 
-def _outgoing(request_class: Any, url_class: Any, effect: TokenRequest) -> Any:
-    """Build a token request for the client whose classes these are."""
-    url = url_class(effect.url)
-    return request_class(
-        "POST",
-        url,
-        headers={"Host": url.netloc.decode("ascii"), **effect.headers, "Content-Length": str(len(effect.body))},
-        stream=_OneShotBody(effect.body),
-        extensions={"timeout": dict.fromkeys(_PHASES, effect.timeout)},
-    )
+def _content(response: Any) -> bytes | None:
+    """Return the body, if an event hook has read it already, or a mock brought it along."""
+    try:
+        content: bytes = response.content
+    except RuntimeError:
+        return None
+    response.headers.pop("Content-Encoding", None)
+    return content
+
+
+def _outgoing(request_class: Any, effect: TokenRequest) -> Any:
+    """Build a token request for the client whose class this is."""
+    extensions = {"timeout": dict.fromkeys(_PHASES, effect.timeout)}
+    outgoing = request_class("POST", effect.url, headers=effect.headers, content=effect.body, extensions=extensions)
+    outgoing.stream = _OneShotBody(effect.body)
+    return outgoing
 
 
 def _close(flow: Generator[Any, Any, None], outgoing: Any, *, lost: bool) -> None:

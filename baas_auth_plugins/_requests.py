@@ -71,6 +71,8 @@ class SessionTransport:
             adapter = session.get_adapter(request.url)
             with adapter.send(prepared, timeout=Timeout(total=request.timeout), **settings) as response:  # type: ignore[arg-type]  # requests takes urllib3's Timeout
                 return TokenResponse.of(response.status_code, response.headers, _read(response, until))
+        except InvalidTokenResponseError:  # which is a RequestException, too
+            raise
         except (requests.RequestException, HTTPError, OSError) as error:
             raise NetworkError.of(error) from request.presentable(error)
 
@@ -80,10 +82,10 @@ def _read(response: requests.Response, until: float) -> bytes:
     raw: Any = response.raw
     read = getattr(raw, "read1", raw.read)
     body = bytearray()
-    while chunk := read(1 << 16, decode_content=True):
+    while chunk := read(1 << 16, decode_content=False):
         body += chunk
         if len(body) > MAX_RESPONSE_BYTES:
-            raise InvalidTokenResponseError("the token response is too long", status_code=response.status_code)
+            raise InvalidTokenResponseError("the token response is longer than 1 MiB", status_code=response.status_code)
         if time.monotonic() > until:
             raise requests.ReadTimeout("the token response did not end in time")
     return bytes(body)

@@ -26,7 +26,7 @@ from ._limiter import RateLimiter
 from ._token import Instant, State, Token, digest
 from .cache import TokenCache
 from .events import RenewalFailed, TokenMinted, TokenRejected, TokenServedStale
-from .exceptions import InvalidScopeError, RateLimitError, TokenEndpointError
+from .exceptions import BaaSAuthError, ConfigurationError, InvalidScopeError, RateLimitError, TokenEndpointError
 
 __all__ = ["Mint", "TokenSource"]
 
@@ -37,6 +37,10 @@ Mint = Callable[[bool, float], Generator[Effect, Any, Token]]
 _AFTER_FAILURE = (5.0, 10.0, 20.0, 30.0)
 _AFTER_REFUSAL = _BRAKE = (5.0, 10.0, 20.0, 40.0, 60.0)
 _BRAKE_FORGETS = 60.0
+_CACHE_TIMEOUT = 5.0
+
+_TOLD = (TokenEndpointError, ConfigurationError)
+"""What keeps a token from being minted: the gateway, or what the callable gives for a client secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +87,21 @@ class TokenSource:
         self._lock = threading.RLock()
 
     def acquire(
-        self, client: Client, mint: Mint, renew_in_background: Callable[[], None] | None
+        self, client: Client, mint: Mint, deadline: float, renew_in_background: Callable[[], None] | None
     ) -> Generator[Effect, Any, Token]:
         """Return a token that may be sent, renewing it if need be.
 
         Args:
             client: who asks.
             mint: makes the flow that mints, should this caller lead.
+            deadline: the caller's patience ends at this time on the monotonic clock.
             renew_in_background: starts a renewal elsewhere, so that nobody waits while a token lives.
 
         Raises:
             TokenEndpointError: there is no live token, and none could be had.
         """
-        asked = self._clock()
-        failure: TokenEndpointError | None = None
+        asked = self._clock().monotonic
+        failure: BaaSAuthError | None = None
         tried = False
         while True:
             token, now = self.token, self._clock()
@@ -105,7 +110,7 @@ class TokenSource:
                 return token
             if token is not None and state is not State.DEAD:
                 join = state is State.CRITICAL
-                effort, deadline = ONCE, asked.monotonic + client.timeout
+                effort, until = ONCE, min(deadline, asked + client.timeout)
                 if tried or self._rests(now) or (self._flights.busy and not join):
                     return self._serve_stale(client, token, now)
                 if renew_in_background is not None:
@@ -113,16 +118,16 @@ class TokenSource:
                     return self._serve_stale(client, token, now)
             else:
                 join = True
-                effort, deadline = FULL, asked.monotonic + client.max_wait
+                effort, until = FULL, deadline
                 if failure is not None:
                     raise failure
                 if self._refusal is not None and self._pause.left(now):
                     raise self._refusal.own_copy()
             tried = tried or effort == ONCE
-            work = partial(self._renew, client, mint, token, effort, deadline)
+            work = partial(self._renew, client, mint, token, effort, until)
             try:
-                yield from self._flights.run(work, effort, deadline, join=join)
-            except TokenEndpointError as error:
+                yield from self._flights.run(work, effort, until, join=join)
+            except _TOLD as error:
                 failure = error if effort == FULL else None
 
     def _rests(self, now: Instant) -> bool:
@@ -144,7 +149,7 @@ class TokenSource:
         try:
             found = yield from self._look_up(client, effort)
             token = found or (yield from mint(effort == FULL, deadline))
-        except (TokenEndpointError, ConnectionLostError) as error:
+        except (*_TOLD, ConnectionLostError) as error:
             self._failed(client, before, started, error)
             raise
         self._landed(token, effort, minted=found is None)
@@ -166,7 +171,7 @@ class TokenSource:
         """Do something with the cache; one that fails counts as empty: it must not cost a call."""
         try:
             if getattr(self._cache, "blocking", True):
-                return (yield Call(operation))  # type: ignore[no-any-return]  # what the driver sends back
+                return (yield Call(operation, _CACHE_TIMEOUT))  # type: ignore[no-any-return]  # what the driver sends back
             return operation()
         except Exception as error:
             logger.warning("the token cache failed, and is passed over: %s", type(error).__name__)
@@ -183,7 +188,7 @@ class TokenSource:
                 self._on_probation = token
 
     def _failed(
-        self, client: Client, before: Token | None, started: Instant, error: TokenEndpointError | ConnectionLostError
+        self, client: Client, before: Token | None, started: Instant, error: BaaSAuthError | ConnectionLostError
     ) -> None:
         now = self._clock()
         status = error.status_code if isinstance(error, TokenEndpointError) else None

@@ -15,7 +15,7 @@ import requests
 
 from ._client import Client
 from ._client_auth import sends_basic
-from ._drive import arun, run
+from ._drive import arun, in_thread, run
 from ._flow import TokenRequest, TokenResponse
 from ._grant import Grant
 from ._httpx import HttpxFace, aclient_transport
@@ -173,11 +173,9 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
         run(self._grant.invalidate(), self._transport)
 
     async def _asend(self, request: TokenRequest) -> TokenResponse:
-        from anyio.to_thread import run_sync
-
         if self._transport.session is not None:
-            return await run_sync(self._transport, request)
-        async with await run_sync(httpx.AsyncClient) as client:  # in a thread: it reads the CA file
+            return await in_thread(partial(self._transport, request))
+        async with await in_thread(httpx.AsyncClient) as client:  # it reads the CA file
             return await aclient_transport(client)(request)
 
     def __repr__(self) -> str:
