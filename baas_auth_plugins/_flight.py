@@ -111,7 +111,7 @@ class SingleFlight:
     def _live_flight(self) -> Flight | None:
         flight = self._flight
         if flight is not None and self._clock().monotonic > flight.deadline + self._lease:
-            self._land(flight, self._unavailable("whoever requested it has vanished"))
+            self._land(flight, None)  # whoever led it has vanished: all look again
         return self._flight
 
     def _wait(self, flight: Flight, waiter: Waiter, effort: int) -> Generator[Effect, Any, Flight | None]:

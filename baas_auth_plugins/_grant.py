@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -50,6 +51,19 @@ def now() -> Instant:
 class SecretRotatedError(BaaSAuthError):
     """The callable gave another client secret than the one this source belongs to."""
 
+    def __init__(self, successor: TokenSource) -> None:
+        super().__init__("client_secret has changed")
+        self.successor = successor
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """The token to replay a rejected request with, and whether that very request had it minted."""
+
+    token: Token
+    rejected_at: Instant
+    own: bool
+
 
 class Grant:
     """One auth object's way to tokens."""
@@ -77,12 +91,15 @@ class Grant:
             return token
         return None
 
-    def acquire(self, user_agent: str | None = None, *, background: bool = True) -> Generator[Effect, Any, Token]:
+    def acquire(
+        self, user_agent: str | None = None, *, background: bool = True, minted: list[Token] | None = None
+    ) -> Generator[Effect, Any, Token]:
         """Return a token that may be sent.
 
         Args:
             user_agent: of the request that needs it; the token request inherits it.
             background: whether a renewal may be left to the background, where the auth object is set so.
+            minted: gets the token that this very call minted, if it did.
 
         Raises:
             TokenEndpointError: there is no live token, and none could be had.
@@ -90,44 +107,66 @@ class Grant:
         """
         renew = partial(self._renew_in_background, user_agent) if background and self._spawn else None
         deadline = now().monotonic + self.client.max_wait
+        source, secret = yield from self._resolve(deadline)
         fallback: Token | None = None
         for _ in range(_MAX_ROTATIONS):
-            source, secret = yield from self._resolve(deadline)
-            mint = partial(self._mint, source, secret, user_agent)
+            mint = partial(self._mint, source, secret, user_agent, [] if minted is None else minted)
             try:
-                return (yield from source.acquire(self.client, mint, deadline, renew))
-            except SecretRotatedError:
-                fallback = source.token
-                if self._source is source:
-                    self._source = None
+                token = yield from source.acquire(self.client, mint, deadline, renew)
+            except SecretRotatedError as rotated:
+                if isinstance(self._secret, str):
+                    continue  # somebody else's, who had the same until now
+                fallback = source.token or fallback
+                if self._lives(fallback):
+                    deadline = min(deadline, now().monotonic + self.client.timeout)
+                source, secret = rotated.successor, None
             except TokenEndpointError:
-                if fallback is None or fallback.state(now(), self.client.leeway) is State.DEAD:
+                if fallback is None or not self._lives(fallback):
                     raise
                 return fallback
+            else:
+                self._source = source  # only now: until then the old token serves
+                return token
         raise ConfigurationError("client_secret: the callable gives another secret at every call")
+
+    def _lives(self, token: Token | None) -> bool:
+        return token is not None and token.state(now(), self.client.leeway) is not State.DEAD
 
     def recover(
         self, token: Token, *, replayable: bool, user_agent: str | None
-    ) -> Generator[Effect, Any, Token | None]:
+    ) -> Generator[Effect, Any, Replacement | None]:
         """After the API answered 401 to `token`: return another to replay the request with, or None.
 
         Raises:
             TokenEndpointError: no other token could be had.
         """
-        source = self._source
-        replaying = replayable
+        rejected_at = now()
+        source, replaying, dropped = self._source, replayable, False
         if source is not None:
-            replaying = source.reject(self.client, token, replayable=replayable)
-            if replaying:
-                yield Release()
-            if source.token is not token:
-                yield from source.forget(token)
-        return (yield from self.acquire(user_agent)) if replaying else None
+            replaying, dropped = source.reject(self.client, token, replayable=replayable)
+        if replaying or dropped:
+            yield Release()
+        if source is not None and dropped:
+            yield from source.forget(token)
+        if not replaying:
+            return None
+        minted: list[Token] = []
+        other = yield from self.acquire(user_agent, minted=minted)
+        return Replacement(other, rejected_at, own=other in minted)
 
-    def replayed(self, token: Token, status_code: int, duration: float) -> None:
-        """Take note of how the replay with `token` went, `duration` seconds after the rejection."""
+    def accepted(self, token: Token) -> None:
+        """Take note that the API accepted a token from the very caller that had it minted."""
         if self._source is not None:
-            self._source.replayed(token, accepted=status_code != HTTPStatus.UNAUTHORIZED)
+            self._source.accepted(token)
+
+    def replayed(self, replacement: Replacement, status_code: int) -> None:
+        """Take note of what the API answered to the replay."""
+        token = replacement.token
+        if self._source is not None and status_code == HTTPStatus.UNAUTHORIZED:
+            self._source.replay_rejected(token)
+        elif replacement.own:
+            self.accepted(token)
+        duration = now().since(replacement.rejected_at)
         self.client.tell(RequestReplayed, token, lambda: {"duration": duration, "status_code": status_code})
 
     def invalidate(self) -> Generator[Effect, Any, None]:
@@ -214,7 +253,13 @@ class Grant:
         return _sources.get((id(self._cache), key), make)
 
     def _mint(
-        self, source: TokenSource, secret: str | None, user_agent: str | None, retry: bool, deadline: float
+        self,
+        source: TokenSource,
+        secret: str | None,
+        user_agent: str | None,
+        minted: list[Token],
+        retry: bool,
+        deadline: float,
     ) -> Generator[Effect, Any, Token]:
         client = self.client
         if secret is None:
@@ -236,11 +281,12 @@ class Grant:
             if callable(self._secret):
                 self._check_rotation(source, (yield from self._read_secret(deadline)))
             raise
+        minted.append(token)
         return token
 
     def _check_rotation(self, source: TokenSource, secret: str) -> None:
         if self.client.key(secret) != source.key:
-            raise SecretRotatedError("client_secret has changed")
+            raise SecretRotatedError(self._source_of(secret))
 
     def _renew_in_background(self, user_agent: str | None) -> None:
         with self._lock:

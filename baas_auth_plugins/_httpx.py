@@ -170,22 +170,27 @@ class HttpxFace(_Auth):
             yield Send(request)
             return
         user_agent = request.headers.get("User-Agent")
-        token = self._grant.fresh_token() or (yield from self._grant.acquire(user_agent))
+        minted: list[Any] = []
+        token = self._grant.fresh_token() or (yield from self._grant.acquire(user_agent, minted=minted))
         request.headers["Authorization"] = f"Bearer {token.access_token}"
         response = yield Send(request)
         sent = _request_of(response, request)  # after redirects, the last hop: what came before it is not repeated
+        rejected = response.status_code == httpx.codes.UNAUTHORIZED
+        if token in minted and not rejected:
+            self._grant.accepted(token)
         if (
-            response.status_code != httpx.codes.UNAUTHORIZED
+            not rejected
             or sent.headers.get("Authorization") != f"Bearer {token.access_token}"
             or not self._origins.admit(_origin(sent.url))
         ):
             return
-        rejected_at = time.monotonic()
-        other = yield from self._grant.recover(token, replayable=_is_replayable(sent.stream), user_agent=user_agent)
-        if other is not None:
-            sent.headers["Authorization"] = f"Bearer {other.access_token}"
+        replacement = yield from self._grant.recover(
+            token, replayable=_is_replayable(sent.stream), user_agent=user_agent
+        )
+        if replacement is not None:
+            sent.headers["Authorization"] = f"Bearer {replacement.token.access_token}"
             answer = yield Send(sent)
-            self._grant.replayed(other, answer.status_code, time.monotonic() - rejected_at)
+            self._grant.replayed(replacement, answer.status_code)
 
 
 def client_transport(client: Any) -> Callable[[TokenRequest], TokenResponse]:

@@ -29,8 +29,8 @@ _MOST_WARNINGS = 1000
 @lru_cache(maxsize=1024)
 def origin(scheme: str, host: str, port: int | None) -> Origin | None:
     """Return the normalised origin, or None for what is not one that could be compared."""
-    scheme, host = scheme.lower(), host.lower().removesuffix(".")
-    if scheme not in _DEFAULT_PORTS or not host:
+    scheme, host = scheme.lower(), host.lower()
+    if scheme not in _DEFAULT_PORTS:
         return None
     try:
         if ":" in host:
@@ -38,6 +38,9 @@ def origin(scheme: str, host: str, port: int | None) -> Origin | None:
         elif not host.isascii():
             host = idna.encode(host, uts46=True).decode("ascii")
     except (ValueError, idna.IDNAError):
+        return None
+    host = host.removesuffix(".")
+    if not host:
         return None
     return scheme, host, _DEFAULT_PORTS[scheme] if port is None else port
 

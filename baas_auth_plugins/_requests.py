@@ -117,17 +117,21 @@ class RequestsFace(requests.auth.AuthBase):
             )
         if not self._origins.admit(origin_of_url(r.url or "")):
             return r
-        token = self._grant.fresh_token() or run(self._grant.acquire(_user_agent(r)), self._transport)
+        minted: list[Token] = []
+        token = self._grant.fresh_token() or run(self._grant.acquire(_user_agent(r), minted=minted), self._transport)
         r.headers["Authorization"] = f"Bearer {token.access_token}"
         # A copy of a prepared request shares its hooks with the original: give it lists of its own.
         r.hooks = {event: [hook for hook in hooks if not _is_ours(hook)] for event, hooks in r.hooks.items()}
-        r.register_hook("response", partial(self._on_response, token))
+        r.register_hook("response", partial(self._on_response, token, token in minted))
         return r
 
-    def _on_response(self, token: Token, response: requests.Response, **kwargs: Any) -> requests.Response:
+    def _on_response(self, token: Token, own: bool, response: requests.Response, **kwargs: Any) -> requests.Response:
         request = response.request
+        rejected = response.status_code == requests.codes.unauthorized
+        if own and not rejected:
+            self._grant.accepted(token)
         if (
-            response.status_code != requests.codes.unauthorized
+            not rejected
             or request.headers.get("Authorization") != f"Bearer {token.access_token}"
             or not self._origins.admit(origin_of_url(request.url or ""))
         ):
@@ -139,10 +143,9 @@ class RequestsFace(requests.auth.AuthBase):
             response.content  # noqa: B018  # reading it gives the connection back to the pool
             return response.close()
 
-        rejected_at = time.monotonic()
         recover = self._grant.recover(token, replayable=_is_replayable(request), user_agent=_user_agent(request))
-        other = run(recover, self._transport, release)
-        if other is None:
+        replacement = run(recover, self._transport, release)
+        if replacement is None:
             return response
         replay = request.copy()
         try:
@@ -151,11 +154,11 @@ class RequestsFace(requests.auth.AuthBase):
             return response
         extract_cookies_to_jar(replay._cookies, request, response.raw)  # type: ignore[arg-type]  # as HTTPDigestAuth does
         replay.prepare_cookies(replay._cookies)
-        replay.headers["Authorization"] = f"Bearer {other.access_token}"
+        replay.headers["Authorization"] = f"Bearer {replacement.token.access_token}"
         answer: requests.Response = response.connection.send(replay, **kwargs)
         answer.history.append(response)
         answer.request = replay
-        self._grant.replayed(other, answer.status_code, time.monotonic() - rejected_at)
+        self._grant.replayed(replacement, answer.status_code)
         return answer
 
 

@@ -77,6 +77,7 @@ class TokenSource:
         self._rejected: Token | None = None
         self._rejected_at = Instant(float("-inf"), float("-inf"))
         self._on_probation: Token | None = None  # minted after a rejection, and not accepted yet
+        self._braked_for: Token | None = None  # rejected although it was fresh
         self._braked = 0
         self._brake = _NO_PAUSE
         self.reset_after_fork()
@@ -152,12 +153,16 @@ class TokenSource:
         except (*_TOLD, ConnectionLostError) as error:
             self._failed(client, before, started, error)
             raise
-        self._landed(token, effort, minted=found is None)
+        except BaaSAuthError:  # the secret has changed: who found out renews with the new one
+            self._pause = Pause(self._clock(), client.timeout)
+            raise
+        landed = self._landed(token, effort, minted=found is None)
         if found is None:
             duration = self._clock().since(started)
             logger.debug("%s: minted token %s in %.3f s", client.name, digest(token.access_token), duration)
             client.tell(TokenMinted, token, lambda: {"duration": duration, "expires_in": token.expires_in})
-            yield from self._with_cache(lambda: self._cache.set(self.key, token), None)
+            if landed:
+                yield from self._with_cache(lambda: self._cache.set(self.key, token), None)
 
     def _look_up(self, client: Client, effort: int) -> Generator[Effect, Any, Token | None]:
         found = yield from self.cached()
@@ -177,15 +182,17 @@ class TokenSource:
             logger.warning("the token cache failed, and is passed over: %s", type(error).__name__)
             return otherwise
 
-    def _landed(self, token: Token, effort: int, *, minted: bool) -> None:
+    def _landed(self, token: Token, effort: int, *, minted: bool) -> bool:
         now = self._clock()
         with self._lock:
-            if self.token is None or token.monotonic >= self.token.monotonic:
-                self.token = token
+            if self.token is not None and token.monotonic < self.token.monotonic:
+                return False  # late: somebody has a newer one
+            self.token = token
             self._failures, self._refusal = 0, None
             self._pause = Pause(now, min(30.0, token.expires_in / 10)) if effort == ONCE else _NO_PAUSE
             if minted and now.since(self._rejected_at) < _BRAKE_FORGETS:
                 self._on_probation = token
+            return True
 
     def _failed(
         self, client: Client, before: Token | None, started: Instant, error: BaaSAuthError | ConnectionLostError
@@ -220,18 +227,21 @@ class TokenSource:
             },
         )
 
-    def reject(self, client: Client, token: Token, *, replayable: bool) -> bool:
-        """Take note that the API answered 401 to this token, and drop it; say whether another is worth a try.
+    def reject(self, client: Client, token: Token, *, replayable: bool) -> tuple[bool, bool]:
+        """Take note that the API answered 401 to this token.
 
-        It is not while the brake or a rate limit holds: the 401 stands then, and the token stays.
+        Returns:
+            Whether another is worth a try, and whether this one was dropped. While the brake or a rate
+            limit holds neither is so: the 401 stands then, and the token stays.
         """
         now = self._clock()
         with self._lock:
+            dropped = False
             self._note_rejection(token, now)
             if self.token is token:
                 allowed = not self._brake.left(now) and not self.limiter.delay(now.monotonic)
                 if allowed:
-                    self.token, self._rejected = None, token
+                    self.token, self._rejected, dropped = None, token, True
             else:
                 allowed = self.token is not None or self._flights.busy or not self._brake.left(now)
         replaying = allowed and replayable
@@ -239,24 +249,37 @@ class TokenSource:
         client.tell(
             TokenRejected, token, lambda: {"age": token.expires_in - token.remaining(now), "replaying": replaying}
         )
-        return replaying
+        return replaying, dropped
 
-    def replayed(self, token: Token, *, accepted: bool) -> None:
-        """Take note of what the API said to the replay: the brake goes on or off."""
+    def accepted(self, token: Token) -> None:
+        """Take note that the API accepted `token` from the very caller that had it minted: the brake comes off.
+
+        From nobody else: where a new token kills the one before, all other requests are replayed, and accepted,
+        after each mint that a path causes which always answers 401.
+        """
         with self._lock:
-            if not accepted:
-                self._note_rejection(token, self._clock())
-            elif self._braked or self._on_probation is not None:
+            if token is not self._braked_for:
                 self._braked, self._brake, self._on_probation = 0, _NO_PAUSE, None
+
+    def replay_rejected(self, token: Token) -> None:
+        """Take note that the API answered 401 to the replay, too: the brake goes on."""
+        now = self._clock()
+        with self._lock:
+            self._note_rejection(token, now)
+            if token is not self._braked_for:
+                self._put_brake_on(token, now)
 
     def _note_rejection(self, token: Token, now: Instant) -> None:
         if now.since(self._rejected_at) > _BRAKE_FORGETS:
             self._braked, self._on_probation = 0, None
         self._rejected_at = now
         if token is self._on_probation:
-            self._brake = Pause(now, _step(_BRAKE, self._braked))
-            self._braked += 1
-            self._on_probation = None
+            self._put_brake_on(token, now)
+
+    def _put_brake_on(self, token: Token, now: Instant) -> None:
+        self._brake = Pause(now, _step(_BRAKE, self._braked))
+        self._braked += 1
+        self._braked_for, self._on_probation = token, None
 
     def forget(self, token: Token | None = None) -> Generator[Effect, Any, None]:
         """Drop this token, or whichever is known, here and in the cache."""
