@@ -164,7 +164,7 @@ class SingleFlight:
         with self._lock:
             if self._flight is flight:
                 self._flight = None
-            flight.done, flight.error = True, error
+            flight.done, flight.error = True, error and error.own_copy()
             waiters = list(flight.waiters)
         for waiter in waiters:
             _wake(waiter)

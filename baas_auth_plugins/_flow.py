@@ -24,6 +24,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote_plus
 
 from ._limiter import RateLimiter
 from ._token import Instant
@@ -347,7 +348,7 @@ def blank(text: str | None, secrets: tuple[str, ...]) -> str | None:
     if text is None:
         return None
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        for form in (secret, b64encode(secret.encode()).decode("ascii")):
+        for form in (secret, b64encode(secret.encode()).decode("ascii"), json.dumps(secret)[1:-1], quote_plus(secret)):
             text = text.replace(form, "***")
     text = _TOKEN_LIKE.sub("***", text[:2000])
     return "".join(c if c.isprintable() else " " for c in text)[:200]

@@ -208,7 +208,7 @@ class TokenSource:
             schedule = _AFTER_FAILURE if refusal is None else _AFTER_REFUSAL
             self._pause = Pause(now, _step(schedule, self._failures))
             self._failures += 1
-            self._refusal = refusal
+            self._refusal = refusal and refusal.own_copy()  # without the traceback, and so the caller's frames
         logger.warning(
             "%s: no new token (%s%s), the next try is in %g s",
             client.name,

@@ -54,7 +54,8 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
         max_wait: most seconds that one caller spends waiting for a token.
         cache: where tokens are kept; this process's memory by default.
         session: the `requests.Session` that carries token requests made on behalf of requests.
-        headers: extra headers for token, introspection and revocation requests.
+        headers: extra headers for token, introspection and revocation requests. An httpx client that follows
+            redirects sends them on, though never the credentials.
         background_renewal: renew in a daemon thread, so that no caller waits or fails while a token lives.
         allowed_origins: further origins that may receive the token.
         on_event: called with each lifecycle event, in the thread where it happens.

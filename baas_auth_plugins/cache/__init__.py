@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from .._token import Token
 from .memory import MemoryTokenCache
@@ -12,13 +12,11 @@ __all__ = ["MemoryTokenCache", "TokenCache"]
 
 @runtime_checkable
 class TokenCache(Protocol):
-    """Keeps tokens by key. Keys hold no secret. A cache that fails counts as empty.
+    """Keeps tokens by key. Keys hold no secret. A cache that fails counts as empty."""
 
-    Attributes:
-        blocking: whether the methods do I/O: async code then calls them in a worker thread.
-    """
-
-    blocking: ClassVar[bool]
+    @property
+    def blocking(self) -> bool:
+        """Whether the methods do I/O: async code then calls them in a worker thread."""
 
     def get(self, key: str) -> Token | None:
         """Return the token kept under `key`, or None if there is none that still lives."""
