@@ -8,19 +8,21 @@ The rules:
 - A leader ends its flight (`_land`), or hands the lead to one waiter (`_hand_over`). Whatever
   happens to it, one of the two runs: in the `except` clauses of `_lead`.
 - A waiter that leaves after it was promoted, but before it led, passes the lead on.
-- A leader that vanishes without a trace (its event loop was stopped for good) holds a lease only.
-  One that cannot go on before its waiter does, since they share a thread, is not waited for.
+- A leader that vanishes without a trace (its event loop was stopped for good) holds a lease only, which
+  it renews at each step; an heir that does not take the lead soon is passed over; and a leader
+  that cannot go on before its waiter does, since they share a thread, is not waited for.
 - Failures are shared; impatience is not: a leader that is cancelled or runs out of its own
   `max_wait` hands over, and what it met is told to nobody else.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
-from ._flow import Clock, ConnectionLostError, Effect, Join, OutOfTimeError, Waiter
+from ._flow import Call, Clock, ConnectionLostError, Effect, Join, OutOfTimeError, Sleep, TokenRequest, Waiter
 from ._fork import on_fork
 from .exceptions import BaaSAuthError, TokenEndpointUnavailableError
 
@@ -31,18 +33,21 @@ ONCE, FULL = 1, 2
 
 _MAX_CONNECTIONS_LOST = 2
 _PATIENCE_THAT_COUNTS = 1.0
+_LOOK_AGAIN = 3.0  # seconds: a waiter looks this often whether there is still somebody to wait for
 
 
 class Flight:
     """One piece of work under way, and who waits for it."""
 
-    __slots__ = ("deadline", "done", "effort", "error", "leader", "lost", "waiters")
+    __slots__ = ("deadline", "done", "effort", "error", "heir", "leader", "lease", "lost", "waiters")
 
     def __init__(self, effort: int, deadline: float) -> None:
         self.effort = effort
         self.deadline = deadline
         self.waiters: dict[Waiter, None] = {}
+        self.heir: Waiter | None = None  # promoted, but not yet leading
         self.leader = 0  # the thread that leads
+        self.lease = math.inf  # when, on the monotonic clock, the leader or the heir is given up
         self.lost = 0
         self.done = False
         self.error: BaaSAuthError | None = None
@@ -54,13 +59,11 @@ class SingleFlight:
     Args:
         provider: the provider's name, for errors.
         clock: tells the time.
-        lease: seconds past its deadline after which a silent leader is given up.
     """
 
-    def __init__(self, provider: str, clock: Clock, lease: float = 60.0) -> None:
+    def __init__(self, provider: str, clock: Clock) -> None:
         self._provider = provider
         self._clock = clock
-        self._lease = lease
         self.reset_after_fork()
         on_fork(self)
 
@@ -109,9 +112,14 @@ class SingleFlight:
                 raise flight.error.own_copy()
 
     def _live_flight(self) -> Flight | None:
+        """Return the flight under way, once whoever has vanished from it is given up."""
         flight = self._flight
-        if flight is not None and self._clock().monotonic > flight.deadline + self._lease:
-            self._land(flight, None)  # whoever led it has vanished: all look again
+        if flight is not None and self._clock().monotonic > flight.lease:
+            if flight.heir is not None:
+                flight.heir.promoted = False
+                self._hand_over(flight)
+            else:
+                self._land(flight, None)  # all look again
         return self._flight
 
     def _wait(self, flight: Flight, waiter: Waiter, effort: int) -> Generator[Effect, Any, Flight | None]:
@@ -119,16 +127,18 @@ class SingleFlight:
         leads = False
         try:
             while not waiter.woken and (left := waiter.deadline - self._clock().monotonic) > 0:
-                stuck = yield Join(waiter, left, flight.leader)
-                if stuck and not flight.done:
-                    self._flight = Flight(effort, waiter.deadline)
-                    return self._flight
+                stuck = yield Join(waiter, min(left, _LOOK_AGAIN), flight.leader)
+                with self._lock:
+                    if stuck and flight.leader and self._flight is flight:
+                        self._flight = Flight(effort, waiter.deadline)
+                        return self._flight
+                    self._live_flight()
             with self._lock:
                 if not flight.done and self._clock().monotonic >= waiter.deadline:
                     raise self._unavailable("none came within max_wait")
                 if waiter.promoted:
                     leads = True
-                    flight.effort, flight.deadline = effort, waiter.deadline
+                    flight.effort, flight.deadline, flight.heir = effort, waiter.deadline, None
             return flight if leads else None
         finally:
             with self._lock:
@@ -139,7 +149,7 @@ class SingleFlight:
     def _lead(self, flight: Flight, work: Callable[[], Generator[Effect, Any, None]]) -> Generator[Effect, Any, None]:
         flight.leader = threading.get_ident()
         try:
-            yield from work()
+            yield from self._leased(flight, work())
         except OutOfTimeError as late:
             self._hand_over_to_the_patient(flight, late.error)
             raise late.error from late.error.__cause__
@@ -158,6 +168,22 @@ class SingleFlight:
             raise
         else:
             self._land(flight, None)
+
+    def _leased(self, flight: Flight, flow: Generator[Effect, Any, None]) -> Generator[Effect, Any, None]:
+        """Do as ``yield from flow``, and renew the lease before each step."""
+        result: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                effect = flow.send(result) if error is None else flow.throw(error)
+            except StopIteration:
+                return
+            flight.lease = self._clock().monotonic + _bound(effect) + _LOOK_AGAIN
+            result = error = None
+            try:
+                result = yield effect
+            except BaseException as raised:
+                error = raised
 
     def _land(self, flight: Flight, error: BaaSAuthError | None) -> None:
         """End the flight and tell everyone."""
@@ -178,6 +204,8 @@ class SingleFlight:
                 waiter = next(iter(flight.waiters))
                 del flight.waiters[waiter]
                 waiter.promoted = True
+                flight.heir, flight.leader = waiter, 0
+                flight.lease = self._clock().monotonic + _LOOK_AGAIN
                 if _wake(waiter):
                     return
             if self._flight is flight:
@@ -196,6 +224,18 @@ class SingleFlight:
 
     def _unavailable(self, why: str) -> TokenEndpointUnavailableError:
         return TokenEndpointUnavailableError(f"{self._provider}: no token, {why}", provider=self._provider)
+
+
+def _bound(effect: Effect) -> float:
+    """Return the seconds that a step takes at the most, if its driver is alive."""
+    match effect:
+        case TokenRequest():
+            return 4 * effect.timeout  # connecting, writing, reading, and waiting for a connection
+        case Sleep():
+            return effect.seconds
+        case Call() | Join():
+            return effect.timeout
+    return math.inf
 
 
 def _wake(waiter: Waiter) -> bool:

@@ -63,6 +63,7 @@ _ANY_ZLIB_FORMAT = 32 + zlib.MAX_WBITS  # gzip or zlib, told apart by the header
 _RETRIED = {None, 429, 500, 502, 503, 504}  # None: no answer came
 _RETRIES = 3
 _SHORTEST_TIMEOUT = 0.001
+_SHORTEST_ATTEMPT = 0.5  # seconds that must be left after a wait for the request itself
 _LONGEST_RETRY_AFTER = 86_400.0
 
 Clock = Callable[[], Instant]
@@ -216,7 +217,7 @@ def exchange(
         retry: whether to wait and try again; without, one attempt is all.
 
     Raises:
-        TokenEndpointError: as section 6 of the exceptions' tree tells apart.
+        TokenEndpointError: which of its subclasses, the tree in `exceptions` tells.
         OutOfTimeError: another attempt would be due, but not before the deadline.
     """
     failures = limits = 0
@@ -234,7 +235,7 @@ def exchange(
         if not retry or failures > _RETRIES or error.status_code not in _RETRIED:
             raise error
         wait = error.retry_after or backoff(failures + limits)
-        if clock().monotonic + wait > deadline:
+        if clock().monotonic + wait + min(timeout, _SHORTEST_ATTEMPT) > deadline:
             raise OutOfTimeError(error)
         yield Sleep(wait)
 

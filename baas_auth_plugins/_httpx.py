@@ -233,15 +233,18 @@ class _Body:
     """A token response's body as it comes in: from the right origin, and only so long and so late."""
 
     def __init__(self, response: Any, effect: TokenRequest) -> None:
-        answered = _request_of(response, None)
-        if answered is not None and _origin(answered.url) != origin_of_url(effect.url):
-            raise InvalidTokenResponseError("the token response came from another origin, and was refused")
         self._response = response
+        self._effect = effect
         self._until = time.monotonic() + effect.timeout
         self._raw = bytearray()
         self.stream = response.stream
         # What httpx will find, should this go wrong: it reads the response before it sends again.
         response.stream = _Bytes(b"")
+
+    def check_origin(self) -> None:
+        answered = _request_of(self._response, None)
+        if answered is not None and _origin(answered.url) != origin_of_url(self._effect.url):
+            raise InvalidTokenResponseError("the token response came from another origin, and was refused")
 
     def feed(self, chunk: bytes) -> None:
         self._raw += chunk
@@ -267,9 +270,11 @@ def _reading(response: Any, effect: TokenRequest) -> Iterator[_Body]:
 def _answer(response: Any, effect: TokenRequest) -> TokenResponse:
     with _reading(response, effect) as body:
         if (content := _content(response)) is not None:
+            body.check_origin()
             body.feed(content)
             return body.whole()
         try:
+            body.check_origin()
             for chunk in body.stream:
                 body.feed(chunk)
         finally:
@@ -280,9 +285,11 @@ def _answer(response: Any, effect: TokenRequest) -> TokenResponse:
 async def _aanswer(response: Any, effect: TokenRequest) -> TokenResponse:
     with _reading(response, effect) as body:
         if (content := _content(response)) is not None:
+            body.check_origin()
             body.feed(content)
             return body.whole()
         try:
+            body.check_origin()
             async for chunk in body.stream:
                 body.feed(chunk)
         finally:

@@ -170,7 +170,11 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
         return token
 
     def invalidate(self) -> None:
-        """Drop the cached token: the next call mints. Needed only where the gateway gives no 401."""
+        """Drop the cached token: the next call mints. Needed only where the gateway gives no 401.
+
+        Raises:
+            BaaSAuthError: the callable that gives the client secret failed.
+        """
         run(self._grant.invalidate(), self._transport)
 
     async def _asend(self, request: TokenRequest) -> TokenResponse:
