@@ -62,8 +62,7 @@ MAX_RESPONSE_BYTES = 1 << 20
 _ANY_ZLIB_FORMAT = 32 + zlib.MAX_WBITS  # gzip or zlib, told apart by the header
 _RETRIED = {None, 429, 500, 502, 503, 504}  # None: no answer came
 _RETRIES = 3
-_SHORTEST_TIMEOUT = 0.001
-_SHORTEST_ATTEMPT = 0.5  # seconds that must be left after a wait for the request itself
+_SHORTEST_TIMEOUT = 0.5  # seconds: what a request gets that is due at the very end of the caller's patience
 _LONGEST_RETRY_AFTER = 86_400.0
 
 Clock = Callable[[], Instant]
@@ -235,7 +234,7 @@ def exchange(
         if not retry or failures > _RETRIES or error.status_code not in _RETRIED:
             raise error
         wait = error.retry_after or backoff(failures + limits)
-        if clock().monotonic + wait + min(timeout, _SHORTEST_ATTEMPT) > deadline:
+        if clock().monotonic + wait > deadline:
             raise OutOfTimeError(error)
         yield Sleep(wait)
 

@@ -124,7 +124,7 @@ class TokenSource:
                     raise failure
                 if self._refusal is not None and self._pause.left(now):
                     raise self._refusal.own_copy()
-            tried = tried or effort == ONCE
+            tried = True
             work = partial(self._renew, client, mint, token, effort, until)
             try:
                 yield from self._flights.run(work, effort, until, join=join)
@@ -154,7 +154,8 @@ class TokenSource:
             self._failed(client, before, started, error)
             raise
         except BaaSAuthError:  # the secret has changed: who found out renews with the new one
-            self._pause = Pause(self._clock(), client.timeout)
+            with self._lock:
+                self._pause, self._refusal = Pause(self._clock(), client.timeout), None
             raise
         landed = self._landed(token, effort, minted=found is None)
         if found is None:
@@ -241,9 +242,11 @@ class TokenSource:
             if self.token is token:
                 allowed = not self._brake.left(now) and not self.limiter.delay(now.monotonic)
                 if allowed:
-                    self.token, self._rejected, dropped = None, token, True
+                    self.token, dropped = None, True
             else:
                 allowed = self.token is not None or self._flights.busy or not self._brake.left(now)
+            if allowed:
+                self._rejected = token
         replaying = allowed and replayable
         logger.info("%s: token %s was rejected (401)", client.name, digest(token.access_token))
         client.tell(
@@ -286,6 +289,7 @@ class TokenSource:
         dropped = token or self.token or (yield from self.cached())
         if dropped is not None:
             with self._lock:
+                self._rejected = dropped  # not to be taken from the cache again, however slow that is
                 if self.token is dropped:
                     self.token = None
             yield from self._with_cache(lambda: self._cache.delete(self.key, dropped), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -33,6 +32,7 @@ _PROCESS_CACHE = MemoryTokenCache()
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_LONGEST = 1e9
 _HEADERS_OF_OURS = {"authorization", "content-length", "transfer-encoding"}
 
 
@@ -90,8 +90,8 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
         if not isinstance(provider, Provider):
             raise ConfigurationError(f"{type(self).__name__} has no `provider`; use a subclass that names its gateway")
         origin_text, origin = parse_origin("base_url", _base_url(provider, environment, base_url))
-        if isinstance(allowed_origins, str):
-            raise ConfigurationError("allowed_origins must be a list of origins, not one str")
+        if isinstance(allowed_origins, str) or not isinstance(allowed_origins, Iterable):
+            raise ConfigurationError("allowed_origins must be a list of origins, such as ['https://api.example.com']")
         self._parameters["allowed_origins"] = allowed_origins = tuple(allowed_origins)
         self._origins = AllowedOrigins(
             [origin, *(parse_origin("allowed_origins", extra)[1] for extra in allowed_origins)]
@@ -242,7 +242,7 @@ def _scope(provider: Provider, value: object) -> str | None:
 
 
 def _seconds(parameter: str, value: object, at_least: float | None = None) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LONGEST:
         raise ConfigurationError(f"{parameter} must be a finite number of seconds")
     if value < 0 or (at_least is None and value == 0):
         raise ConfigurationError(f"{parameter} must be {'0 or more' if at_least == 0 else 'more than 0'} seconds")

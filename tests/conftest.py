@@ -8,6 +8,7 @@ import json as json_module
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -213,8 +214,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     return clock
 
 
+@pytest.fixture(scope="session")
+def background() -> Iterator[ThreadPoolExecutor]:
+    """Threads for what the next test need not wait for: a server takes a moment to notice that it is to end."""
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
 @pytest.fixture
-def new_sandbox() -> Iterator[Callable[..., Sandbox]]:
+def new_sandbox(background: ThreadPoolExecutor) -> Iterator[Callable[..., Sandbox]]:
     """Make sandboxes whose clients nobody else has, since limits hold in the whole process."""
     running: list[Sandbox] = []
 
@@ -228,7 +236,7 @@ def new_sandbox() -> Iterator[Callable[..., Sandbox]]:
 
     yield start
     for sandbox in running:
-        sandbox.close()
+        background.submit(sandbox.close)
 
 
 @pytest.fixture
