@@ -170,13 +170,16 @@ class SingleFlight:
             self._land(flight, None)
 
     def _leased(self, flight: Flight, flow: Generator[Effect, Any, None]) -> Generator[Effect, Any, None]:
-        """Do as ``yield from flow``, and renew the lease before each step."""
+        """Do as ``yield from flow``, and renew the lease before each step; stop once it is lost."""
         result: Any = None
         error: BaseException | None = None
         while True:
             try:
                 effect = flow.send(result) if error is None else flow.throw(error)
             except StopIteration:
+                return
+            if self._flight is not flight:
+                flow.close()
                 return
             flight.lease = self._clock().monotonic + _bound(effect) + _LOOK_AGAIN
             result = error = None

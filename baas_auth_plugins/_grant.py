@@ -109,6 +109,7 @@ class Grant:
         deadline = now().monotonic + self.client.max_wait
         source, secret = yield from self._resolve(deadline)
         fallback: Token | None = None
+        moved = False
         for _ in range(_MAX_ROTATIONS):
             mint = partial(self._mint, source, secret, user_agent, [] if minted is None else minted)
             try:
@@ -119,13 +120,14 @@ class Grant:
                 fallback = source.token or fallback
                 if self._lives(fallback):
                     deadline = min(deadline, now().monotonic + self.client.timeout)
-                source, secret = rotated.successor, None
+                source, secret, moved = rotated.successor, None, True
             except TokenEndpointError:
                 if fallback is None or not self._lives(fallback):
                     raise
                 return fallback
             else:
-                self._source = source  # only now: until then the old token serves
+                if moved:
+                    self._source = source  # only now: until then the old token serves
                 return token
         raise ConfigurationError("client_secret: the callable gives another secret at every call")
 
@@ -197,9 +199,9 @@ class Grant:
         """Put a question about a token to another of the gateway's OAuth endpoints, the token in its query."""
         client = self.client
         deadline = now().monotonic + client.max_wait
-        secret = yield from self._read_secret(deadline)
-        secrets = (secret, basic_authorization(client.client_id, secret)[6:], access_token)
         try:
+            secret = yield from self._read_secret(deadline)
+            secrets = (secret, basic_authorization(client.client_id, secret)[6:], access_token)
             answer: T = yield from exchange(
                 client.token_request(secret, user_agent, f"{endpoint}?token={quote(access_token, safe='')}"),
                 lambda response, _sent: read(client.name, secrets, response, now()),
@@ -236,10 +238,12 @@ class Grant:
         try:
             secret = yield Call(self._secret, max(deadline - now().monotonic, 0))
         except Exception as error:
-            raise Unavailable(
-                f"{self.client.name}: client_secret: the callable raised {type(error).__name__}",
-                provider=self.client.name,
-            ) from error
+            name = self.client.name
+            failure = Unavailable(f"{name}: client_secret: the callable raised {type(error).__name__}", provider=name)
+            failure.__cause__ = error
+            if now().monotonic >= deadline:
+                raise OutOfTimeError(failure) from None
+            raise failure from error
         if not isinstance(secret, str) or not secret:
             raise ConfigurationError("client_secret: the callable must return a non-empty str")
         return secret

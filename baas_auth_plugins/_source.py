@@ -246,7 +246,7 @@ class TokenSource:
             else:
                 allowed = self.token is not None or self._flights.busy or not self._brake.left(now)
             if allowed:
-                self._rejected = token
+                self._note_dropped(token)
         replaying = allowed and replayable
         logger.info("%s: token %s was rejected (401)", client.name, digest(token.access_token))
         client.tell(
@@ -272,6 +272,11 @@ class TokenSource:
             if token is not self._braked_for:
                 self._put_brake_on(token, now)
 
+    def _note_dropped(self, token: Token) -> None:
+        """See to it that this token is not taken from the cache again, however slow that is to delete it."""
+        if self._rejected is None or token.monotonic >= self._rejected.monotonic:
+            self._rejected = token
+
     def _note_rejection(self, token: Token, now: Instant) -> None:
         if now.since(self._rejected_at) > _BRAKE_FORGETS:
             self._braked, self._on_probation = 0, None
@@ -289,7 +294,7 @@ class TokenSource:
         dropped = token or self.token or (yield from self.cached())
         if dropped is not None:
             with self._lock:
-                self._rejected = dropped  # not to be taken from the cache again, however slow that is
+                self._note_dropped(dropped)
                 if self.token is dropped:
                     self.token = None
             yield from self._with_cache(lambda: self._cache.delete(self.key, dropped), None)

@@ -27,6 +27,8 @@ __all__ = ["Introspection", "IntrospectionMixin", "Revocation"]
 
 T = TypeVar("T")
 
+_LONGEST_TOKEN = 16_384  # it must fit in a URL
+
 
 @dataclass(frozen=True, slots=True)
 class Introspection:
@@ -142,6 +144,8 @@ class IntrospectionMixin(OAuth2ClientCredentialsAuth):
     def _sender(self, client: Any) -> Callable[[TokenRequest], TokenResponse]:
         if client is None:
             return self._transport
+        if isinstance(client, type):
+            raise ConfigurationError("client must be an open client, not a class")
         if hasattr(client, "get_adapter"):
             return SessionTransport(client)
         if hasattr(client, "build_request") and not inspect.iscoroutinefunction(client.send):
@@ -151,15 +155,15 @@ class IntrospectionMixin(OAuth2ClientCredentialsAuth):
     def _asender(self, client: Any) -> Callable[[TokenRequest], Awaitable[TokenResponse]]:
         if client is None:
             return self._asend
-        if hasattr(client, "build_request") and inspect.iscoroutinefunction(client.send):
+        if not isinstance(client, type) and inspect.iscoroutinefunction(getattr(client, "send", None)):
             return aclient_transport(client)
         raise ConfigurationError("client must be an httpx.AsyncClient or httpx2.AsyncClient")
 
 
 def _value(token: object) -> str:
     value = token.access_token if isinstance(token, Token) else token
-    if not isinstance(value, str) or not value:
-        raise ConfigurationError("token must be a Token or a non-empty str")
+    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_TOKEN or not value.isprintable():
+        raise ConfigurationError(f"token must be a Token, or a printable str of at most {_LONGEST_TOKEN} characters")
     return value
 
 
@@ -199,7 +203,7 @@ def _read_revocation(provider: str, secrets: tuple[str, ...], response: TokenRes
 
 def _text(payload: Mapping[str, Any], name: str) -> str | None:
     value = payload.get(name)
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and value.isprintable() else None
 
 
 def _moment(payload: Mapping[str, Any], *names: str) -> float | None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import gzip
+import io
 import json
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
 import httpx2
 import pytest
 import requests
+import responses
 from conftest import CLIENTS, SECRET, Auth, Client, FakeClock, api_url, make, sent_tokens
 
 import baas_auth_plugins
@@ -28,6 +31,7 @@ from baas_auth_plugins import (
     InvalidClientError,
     InvalidScopeError,
     InvalidTokenResponseError,
+    MemoryTokenCache,
     RateLimitError,
     TokenEndpointError,
     TokenEndpointUnavailableError,
@@ -458,8 +462,13 @@ GARBAGE = {
 
 
 # With trio, httpx leaves its own generators behind wherever a stream is not read to its end.
-@pytest.mark.filterwarnings("ignore:.*<async_generator object:pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning")
+leaves_stream_unread = pytest.mark.filterwarnings(
+    "ignore:.*<async_generator object:pytest.PytestUnraisableExceptionWarning",
+    "ignore:Async generator 'http:ResourceWarning",
+)
+
+
+@leaves_stream_unread
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_garbage_is_no_token(client: Client, clock: FakeClock, sandbox: Sandbox, garbage: str) -> None:
     """A 200 that is no token response is the typed error: nothing is cached, and the caller's request is not sent."""
@@ -476,6 +485,47 @@ def test_garbage_is_no_token(client: Client, clock: FakeClock, sandbox: Sandbox,
         assert send("POST", api_url(AxiaAuth, sandbox), content=b"payment").status == 200
     assert sandbox.count("token") == 2
     assert sandbox.count("api") == 1
+
+
+@leaves_stream_unread
+def test_endless_answer_is_not_read_to_its_end(client: Client) -> None:
+    """Little more than 1 MiB is taken in before the answer is refused, however much there is."""
+    taken = 0
+
+    class Endless(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            nonlocal taken
+            if taken >= 50 << 20:
+                return 0
+            taken += len(buffer)
+            return len(buffer)
+
+    url = "https://baas-gtw.axiadigitalsolutions.com"
+    auth = AxiaAuth("endless", SECRET, cache=MemoryTokenCache())
+    if client.module is requests:
+        with responses.RequestsMock() as mock:
+            mock.post(url + AxiaAuth.provider.token_endpoint, body=io.BufferedReader(Endless()))
+            with pytest.raises(InvalidTokenResponseError):
+                client.call(auth, "GET", url + "/v1/accounts")
+    else:
+
+        def chunks() -> Iterator[bytes]:
+            yield from iter(partial(Endless().read, 1 << 16), b"")
+
+        async def achunks() -> AsyncIterator[bytes]:
+            for chunk in chunks():
+                yield chunk
+
+        def gateway(_: Any) -> Any:
+            return client.module.Response(200, content=achunks() if client.backend else chunks())
+
+        with client.open(auth, transport=client.module.MockTransport(gateway)) as send:
+            with pytest.raises(InvalidTokenResponseError):
+                send("GET", url + "/v1/accounts")
+    assert 1 << 20 <= taken < 2 << 20
 
 
 @pytest.mark.parametrize("padding", [0, 1 << 10, (1 << 20) - 200])

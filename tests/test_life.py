@@ -236,6 +236,32 @@ def test_leeway_is_the_callers(client: Client, clock: FakeClock, sandbox: Sandbo
     assert session.minted == 2
 
 
+def test_late_failure_does_not_delay_a_newer_token(clock: FakeClock) -> None:
+    """A renewal that fails after another has succeeded leaves no pause behind: the newer token is renewed in time."""
+    auth = AxiaAuth("late", SECRET, cache=MemoryTokenCache())
+
+    def flow() -> Any:
+        return auth.sync_auth_flow(httpx.Request("GET", "https://baas-gtw.axiadigitalsolutions.com/v1/accounts"))
+
+    def token(value: str, seconds: float) -> httpx.Response:
+        return httpx.Response(200, json={"access_token": value, "expires_in": seconds})
+
+    first = flow()
+    next(first)
+    assert first.send(token("one", 3600)).headers["Authorization"] == "Bearer one"
+    clock.advance(3300)
+    slow, quick, third = flow(), flow(), flow()
+    assert next(slow).method == "POST"
+    clock.advance(260)  # nobody waits so long for one that gives no sign of life
+    assert next(quick).method == "POST"
+    assert quick.send(token("two", 6)).headers["Authorization"] == "Bearer two"
+    assert slow.send(httpx.Response(500)).headers["Authorization"] == "Bearer two"
+    clock.advance(3.1)
+    assert next(third).method == "POST"
+    for left in (first, slow, quick, third):
+        left.close()
+
+
 # -- clocks
 
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -269,8 +270,8 @@ def authorization_sent(client: Client, auth: Any, url: str) -> str | None:
 
 @pytest.fixture
 def bs2() -> BS2Auth:
-    """Production's auth object, holding a token."""
-    auth = BS2Auth("id", "secret", scope="cob.read", cache=MemoryTokenCache())
+    """Production's auth object, holding a token; its client_id is new, for BS2's rate limit is kept per client."""
+    auth = BS2Auth(f"client-{uuid4()}", "secret", scope="cob.read", cache=MemoryTokenCache())
     with responses.RequestsMock() as mocked:
         mocked.post("https://api.bs2.com/auth/oauth/v2/token", json={"access_token": "t0ken", "expires_in": 300})
         auth.get_token()

@@ -125,20 +125,20 @@ def test_session_with_an_auth_object_is_copied(
     assert duplicate(session).get(url, timeout=10).status_code == 200
 
 
-@pytest.mark.parametrize("background", [False, True])
-def test_interpreter_exits_with_a_flight_under_way(background: bool, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("renewing", [False, True])
+def test_interpreter_exits_with_a_flight_under_way(renewing: bool, sandbox: Sandbox) -> None:
     """A process ends at once, quietly, though a daemon thread of it is waiting for a token."""
-    sandbox.expires_in = 2 if background else None
+    sandbox.expires_in = 2 if renewing else None
     script = f"""
         import threading, time
         from baas_auth_plugins import AxiaAuth, TokenEndpointUnavailableError
         from baas_auth_plugins.sandbox import Fault
         import requests
         auth = AxiaAuth({sandbox.client_id!r}, {sandbox.client_secret!r}, base_url={sandbox.url!r},
-                        background_renewal={background}, timeout=30)
+                        background_renewal={renewing}, timeout=30)
         faults = {sandbox.url!r} + "/_sandbox/faults"
         hang = {{"kind": "hang", "delay": 60}}
-        if {background}:
+        if {renewing}:
             token = auth.get_token()
             requests.post(faults, json=hang)
             while auth.get_token() is token and token.expires_at - time.time() > 1:

@@ -20,6 +20,7 @@ from requests.auth import HTTPDigestAuth
 from baas_auth_plugins import AxiaAuth, BS2Auth, InvalidClientError, MemoryTokenCache, RequestReplayed, TokenRejected
 from baas_auth_plugins.sandbox import Fault, RecordedRequest, Sandbox
 
+GATEWAY = "https://baas-gtw.axiadigitalsolutions.com"
 PAYLOAD = bytes(range(256)) * 40
 HTTPX = [client for client in CLIENTS if client.module is not requests]
 SYNC_HTTPX = [client for client in HTTPX if not client.backend]
@@ -279,9 +280,21 @@ def test_cache_is_looked_into_before_minting(client: Client, new_sandbox: Callab
     assert ours.get_token() == theirs.get_token()
 
 
-def test_rejection_does_not_drop_a_newer_token(sandbox: Sandbox) -> None:
+class NoCache:
+    """A cache that keeps nothing, so that only what the process itself knows counts."""
+
+    blocking: ClassVar[bool] = False
+
+    def get(self, key: str) -> None:
+        return None
+
+    set = delete = lambda *_: None
+
+
+@pytest.mark.parametrize("cache", [MemoryTokenCache, NoCache])
+def test_rejection_does_not_drop_a_newer_token(sandbox: Sandbox, cache: Any) -> None:
     """A late 401 to an old token leaves its successor alone: the replay goes out with that."""
-    auth = make(AxiaAuth, sandbox)
+    auth = make(AxiaAuth, sandbox, cache=cache())
     with requests.Session() as session:
         prepared = session.prepare_request(requests.Request("GET", api_url(AxiaAuth, sandbox), auth=auth))
         sandbox.revoke_all()
@@ -290,6 +303,33 @@ def test_rejection_does_not_drop_a_newer_token(sandbox: Sandbox) -> None:
         assert session.send(prepared, timeout=5).status_code == 200
     assert sandbox.count("token") == 2
     assert sent_tokens(sandbox)[-1] == newer.access_token == auth.get_token().access_token
+
+
+@each_sync_httpx
+def test_token_minted_while_a_rejection_is_read_is_kept(client: Client) -> None:
+    """While one caller reads its 401 another mints: the first replays with that token, and drops only its own."""
+    minted: list[str] = []
+    http = client.module
+
+    def gateway(request: Any) -> Any:
+        if request.method == "POST":
+            minted.append(f"t{len(minted)}")
+            return http.Response(200, json={"access_token": minted[-1], "expires_in": 3600})
+        if request.headers["Authorization"] == "Bearer t0":
+            return http.Response(401, stream=Meanwhile())
+        return http.Response(200)
+
+    class Meanwhile(http.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            assert other.get(GATEWAY + "/v1/accounts").status_code == 200
+            yield b"{}"
+
+    auth = AxiaAuth("meanwhile", SECRET, cache=NoCache())
+    options = {"auth": auth, "transport": http.MockTransport(gateway), "verify": NO_TLS}
+    with http.Client(**options) as one, http.Client(**options) as other:
+        assert one.get(GATEWAY + "/v1/accounts").status_code == 200
+    assert minted == ["t0", "t1"]
+    assert auth.get_token().access_token == "t1"
 
 
 # -- streams
@@ -573,10 +613,8 @@ def test_rejection_and_replay_are_told(client: Client, clock: FakeClock, sandbox
 
 # -- as HTTPDigestAuth does
 
-GATEWAY = "https://baas-gtw.axiadigitalsolutions.com"
 
-
-def observe(auth: Any, *, stream: bool) -> dict[str, Any]:
+def observe(auth: Any, *, stream: bool, cookie: bool) -> dict[str, Any]:
     """Return what a caller of requests can see of a request that is rejected at first and then accepted."""
     tokens = itertools.count()
     seen: list[Any] = []
@@ -598,7 +636,8 @@ def observe(auth: Any, *, stream: bool) -> dict[str, Any]:
         mock.add_callback("POST", GATEWAY + AxiaAuth.provider.token_endpoint, mint)
         mock.add_callback("PUT", GATEWAY + "/v1/accounts", api)
         session.auth = auth
-        session.cookies.set("own", "0")
+        if cookie:
+            session.cookies.set("own", "0")
         session.hooks["response"].append(lambda response, **_: hooked.append(response.status_code))
         response = session.put(GATEWAY + "/v1/accounts", data=b"body", stream=stream, timeout=1)
         unread = response._content is False
@@ -618,10 +657,11 @@ def observe(auth: Any, *, stream: bool) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_replay_looks_like_digest_authentication(stream: bool) -> None:
+@pytest.mark.parametrize("cookie", [False, True])
+def test_replay_looks_like_digest_authentication(stream: bool, cookie: bool) -> None:
     """History, cookies, hooks, elapsed and the stream are as with requests' own challenge-response auth."""
-    digest = observe(HTTPDigestAuth("user", "password"), stream=stream)
-    ours = observe(AxiaAuth("digest", SECRET, cache=MemoryTokenCache()), stream=stream)
+    digest = observe(HTTPDigestAuth("user", "password"), stream=stream, cookie=cookie)
+    ours = observe(AxiaAuth("digest", SECRET, cache=MemoryTokenCache()), stream=stream, cookie=cookie)
     assert digest["status"] == 200
     assert len(digest["history"]) == 1
     assert ours == digest
