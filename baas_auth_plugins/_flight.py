@@ -80,36 +80,32 @@ class SingleFlight:
     def run(
         self, work: Callable[[], Generator[Effect, Any, None]], effort: int, deadline: float, *, join: bool = True
     ) -> Generator[Effect, Any, None]:
-        """Do `work`, or wait for whoever does.
+        """Do `work`, or wait for whoever does; afterwards, look whether what was wanted is there.
 
         Args:
             work: makes the flow to run, should this caller lead.
-            effort: `ONCE` or `FULL`; the failure of a lesser flight than this is not this caller's.
+            effort: `ONCE` or `FULL`; the failure of a lesser flight than this is not raised.
             deadline: the caller's patience ends at this time on the monotonic clock.
             join: whether to wait for somebody else's work, or return at once.
 
         Raises:
             BaaSAuthError: the work failed, here or at the leader's; each caller gets its own copy.
         """
-        while True:
-            with self._lock:
-                flight = self._live_flight()
-                leads = flight is None
-                if flight is None:
-                    flight = self._flight = Flight(effort, deadline)
-                elif not join:
-                    return
-                else:
-                    waiter = Waiter(deadline)
-                    flight.waiters[waiter] = None
-            to_lead = flight if leads else (yield from self._wait(flight, waiter, effort))
-            if to_lead is not None:
-                yield from self._lead(to_lead, work)
+        with self._lock:
+            flight = self._live_flight()
+            leads = flight is None
+            if flight is None:
+                flight = self._flight = Flight(effort, deadline)
+            elif not join:
                 return
-            if flight.error is None:
-                return
-            if flight.effort >= effort:
-                raise flight.error.own_copy()
+            else:
+                waiter = Waiter(deadline)
+                flight.waiters[waiter] = None
+        to_lead = flight if leads else (yield from self._wait(flight, waiter, effort))
+        if to_lead is not None:
+            yield from self._lead(to_lead, work)
+        elif flight.error is not None and flight.effort >= effort:
+            raise flight.error.own_copy()
 
     def _live_flight(self) -> Flight | None:
         """Return the flight under way, once whoever has vanished from it is given up."""
