@@ -419,7 +419,7 @@ def test_provider_is_frozen_data() -> None:
 def test_fifth_gateway_is_a_declaration(
     client: Client, new_sandbox: Callable[..., Sandbox], method: str, scope: Any
 ) -> None:
-    """A gateway that follows RFC 6749 to the letter needs no code at all."""
+    """A gateway that follows RFC 6749 to the letter needs no code at all; it is asked for scopes if it wants them."""
     fifth = Provider(
         name="fifth",
         env_prefix="FIFTH",
@@ -434,9 +434,10 @@ def test_fifth_gateway_is_a_declaration(
         provider = fifth
 
     sandbox = new_sandbox(providers=[fifth])
-    auth = make(FifthAuth, sandbox)
+    auth = make(FifthAuth, sandbox, scope="payments:read")
     assert client.call(auth, "GET", sandbox.url + "/payments").status == 200
     assert auth.get_token().expires_in == 900
+    assert (b"scope=payments%3Aread" in sandbox.requests[0].body) is (scope == "required")
 
 
 # -- the package

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -144,6 +146,26 @@ def test_dead_token_is_replaced_after_retries(client: Client, clock: FakeClock, 
     assert session.minted == 1 + 4
     assert len(clock.slept) == 3
     assert all(0 <= slept <= 0.5 * 2**n for n, slept in enumerate(clock.slept))
+
+
+@pytest.mark.parametrize(("state", "elapsed"), [("stale", 3300), ("critical", 3540)])
+def test_second_caller_during_a_renewal(
+    client: Client, clock: FakeClock, sandbox: Sandbox, state: str, elapsed: float
+) -> None:
+    """While one renews, others are served the old token at once if it is stale, and wait for the new one if critical."""
+    auth = make(AxiaAuth, sandbox)
+    old = auth.get_token().access_token
+    clock.advance(elapsed)
+    sandbox.inject(Fault("delay", delay=0.2))
+    with ThreadPoolExecutor(1) as pool, client.open(auth) as send:
+        renewing = pool.submit(auth.get_token)
+        while sandbox.count("token") < 2:
+            threading.Event().wait(0.001)
+        assert send("GET", api_url(AxiaAuth, sandbox)).status == 200
+        new = renewing.result().access_token
+    assert sent_tokens(sandbox) == [old if state == "stale" else new]
+    assert new != old
+    assert sandbox.count("token") == 2
 
 
 def test_cool_down_of_failed_renewals(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:

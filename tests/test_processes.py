@@ -40,7 +40,12 @@ def test_fork_while_another_thread_leads(auth_class: Auth, sandbox: Sandbox) -> 
     """A child forked while a thread of the parent waits for the gateway mints for itself at once."""
     sandbox.inject(Fault("hang", delay=60))
     auth = make(auth_class, sandbox, timeout=20, max_wait=20)
-    leader = threading.Thread(target=lambda: pytest.raises(TokenEndpointUnavailableError, auth.get_token))
+
+    def lead() -> None:
+        with pytest.raises(TokenEndpointUnavailableError):
+            auth.get_token()
+
+    leader = threading.Thread(target=lead)
     leader.start()
     while not sandbox.max_in_flight:
         pass
