@@ -36,7 +36,7 @@ from ._flow import (
 )
 from ._grant import Grant
 from ._origin import AllowedOrigins, Origin, origin, origin_of_url
-from .exceptions import InvalidTokenResponseError
+from .exceptions import InvalidTokenResponseError, TokenEndpointError
 
 if TYPE_CHECKING:
     import httpx2
@@ -197,16 +197,13 @@ def client_transport(client: Any) -> Callable[[TokenRequest], TokenResponse]:
     """Return what sends token requests over an `httpx.Client` or `httpx2.Client`."""
 
     def send(effect: TokenRequest) -> TokenResponse:
-        like = client.build_request("POST", effect.url)
-        try:
-            outgoing = _outgoing(type(like), effect)
+        outgoing = _outgoing(type(client.build_request("POST", effect.url)), effect)
+        with _network_errors(effect):
             response = client.send(outgoing, stream=True, auth=None, follow_redirects=False)
             try:
                 return _answer(response, effect)
             finally:
                 response.close()
-        except _REQUEST_ERRORS as error:
-            raise NetworkError.of(error) from effect.presentable(error)
 
     return send
 
@@ -215,18 +212,26 @@ def aclient_transport(client: Any) -> Callable[[TokenRequest], Awaitable[TokenRe
     """Return what sends token requests over an `httpx.AsyncClient` or `httpx2.AsyncClient`."""
 
     async def send(effect: TokenRequest) -> TokenResponse:
-        like = client.build_request("POST", effect.url)
-        try:
-            outgoing = _outgoing(type(like), effect)
+        outgoing = _outgoing(type(client.build_request("POST", effect.url)), effect)
+        with _network_errors(effect):
             response = await client.send(outgoing, stream=True, auth=None, follow_redirects=False)
             try:
                 return await _aanswer(response, effect)
             finally:
                 await response.aclose()
-        except _REQUEST_ERRORS as error:
-            raise NetworkError.of(error) from effect.presentable(error)
 
     return send
+
+
+@contextmanager
+def _network_errors(effect: TokenRequest) -> Iterator[None]:
+    """Tell flows of a client's own errors; asyncio's TLS lets some through that httpx does not know."""
+    try:
+        yield
+    except TokenEndpointError:  # which is an OSError, too
+        raise
+    except (*_REQUEST_ERRORS, OSError) as error:
+        raise NetworkError.of(error) from effect.presentable(error)
 
 
 class _Body:
@@ -260,9 +265,8 @@ class _Body:
 @contextmanager
 def _reading(response: Any, effect: TokenRequest) -> Iterator[_Body]:
     try:
-        yield _Body(response, effect)
-    except _REQUEST_ERRORS as error:
-        raise NetworkError.of(error) from effect.presentable(error)
+        with _network_errors(effect):
+            yield _Body(response, effect)
     finally:
         response.headers.pop("Content-Encoding", None)  # nothing encoded is left to be read
 
