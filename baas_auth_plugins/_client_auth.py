@@ -7,6 +7,7 @@ RFC 6749 section 4.4.2; a gateway that documents another body replaces it.
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import MutableMapping
 
@@ -14,15 +15,19 @@ from authlib.oauth2.auth import ClientAuth
 from authlib.oauth2.rfc6749.parameters import prepare_token_request
 
 from ._provider import Provider
+from .exceptions import ConfigurationError
 
 __all__ = [
     "basic_authorization",
     "client_secret_basic",
     "client_secret_basic_without_body",
     "client_secret_json",
+    "credential",
     "prepare",
     "sends_basic",
 ]
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 Headers = MutableMapping[str, str]
 Prepared = tuple[str, Headers, str]
@@ -77,3 +82,18 @@ def prepare(
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     url, headers, body = auth.prepare("POST", token_endpoint, headers, form)
     return url, headers, body.encode()
+
+
+def credential(parameter: str, value: object, *, in_basic: bool = False) -> str:
+    """Return a client_id or client_secret that can travel, or raise a `ConfigurationError` that says why it cannot."""
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{parameter} must be a non-empty str, not {type(value).__name__}")
+    if not value.strip():
+        raise ConfigurationError(f"{parameter} must be a non-empty str; pass the value that the gateway gave you")
+    if _CONTROL.search(value):
+        raise ConfigurationError(f"{parameter} has a control character, such as a line break at its end: strip it")
+    if in_basic and ":" in value:
+        raise ConfigurationError(f"{parameter} must not have a colon: it ends there in a Basic header (RFC 7617)")
+    if any("\ud800" <= character <= "\udfff" for character in value):  # asked, not tried: the error would hold it
+        raise ConfigurationError(f"{parameter} has characters that UTF-8 cannot encode")
+    return value

@@ -75,7 +75,10 @@ class SingleFlight:
     @property
     def busy(self) -> bool:
         """Whether someone is at work."""
-        return self._flight is not None
+        if self._flight is None:
+            return False
+        with self._lock:
+            return self._live_flight() is not None
 
     def run(
         self, work: Callable[[], Generator[Effect, Any, None]], effort: int, deadline: float, *, join: bool = True

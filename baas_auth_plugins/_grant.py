@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from ._client import Client
-from ._client_auth import basic_authorization
+from ._client_auth import basic_authorization, credential
 from ._flight import FULL, SingleFlight
 from ._flow import Call, Effect, OutOfTimeError, Release, TokenResponse, exchange
 from ._fork import on_fork
@@ -244,9 +244,7 @@ class Grant:
             if now().monotonic >= deadline:
                 raise OutOfTimeError(failure) from None
             raise failure from error
-        if not isinstance(secret, str) or not secret:
-            raise ConfigurationError("client_secret: the callable must return a non-empty str")
-        return secret
+        return credential("client_secret", secret)
 
     def _source_of(self, secret: str) -> TokenSource:
         client, key = self.client, self.client.key(secret)

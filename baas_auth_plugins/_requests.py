@@ -110,7 +110,7 @@ class RequestsFace(requests.auth.AuthBase):
 
     def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
         """Attach the token, and watch the response for a 401."""
-        if not (hasattr(r, "register_hook") and hasattr(r, "hooks") and isinstance(getattr(r, "url", None), str)):
+        if not (hasattr(r, "register_hook") and hasattr(r, "body") and isinstance(getattr(r, "url", None), str)):
             raise TypeError(
                 f"{type(self).__name__} authenticates requests.Session, httpx.Client, httpx.AsyncClient"
                 f" and, where installed, their httpx2 equals; not {type(r).__module__}.{type(r).__name__}"

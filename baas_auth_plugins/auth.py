@@ -13,7 +13,7 @@ import httpx
 import requests
 
 from ._client import Client
-from ._client_auth import sends_basic
+from ._client_auth import credential, sends_basic
 from ._drive import arun, in_thread, run
 from ._flow import TokenRequest, TokenResponse
 from ._grant import Grant
@@ -100,7 +100,7 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
             raise ConfigurationError("on_event must be a plain function that takes one event")
         client = Client(
             provider=provider,
-            client_id=_credential("client_id", client_id, in_basic=sends_basic(provider)),
+            client_id=credential("client_id", client_id, in_basic=sends_basic(provider)),
             base_url=origin_text,
             scope=_scope(provider, scope),
             leeway=_seconds("leeway", leeway, at_least=0),
@@ -117,7 +117,7 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
         self._transport = SessionTransport(session)
         self._grant = Grant(
             client,
-            client_secret if callable(client_secret) else _credential("client_secret", client_secret),
+            client_secret if callable(client_secret) else credential("client_secret", client_secret),
             _PROCESS_CACHE if cache is None else cache,
             partial(spawn, send=self._transport) if background_renewal else None,
         )
@@ -201,23 +201,6 @@ def _base_url(provider: Provider, environment: object, base_url: str | None) -> 
         known = " or ".join(repr(name) for name in provider.environments)
         raise ConfigurationError(f"environment must be {known} for {provider.name}")
     return provider.environments[environment] if base_url is None else base_url
-
-
-def _credential(parameter: str, value: object, *, in_basic: bool = False) -> str:
-    if not isinstance(value, str) or not value.strip():
-        cure = (
-            "; pass the value that the gateway gave you" if isinstance(value, str) else f", not {type(value).__name__}"
-        )
-        raise ConfigurationError(f"{parameter} must be a non-empty str{cure}")
-    if _CONTROL.search(value):
-        raise ConfigurationError(f"{parameter} has a control character, such as a newline at its end: strip it")
-    if in_basic and ":" in value:
-        raise ConfigurationError(f"{parameter} must not have a colon: it ends there in a Basic header (RFC 7617)")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ConfigurationError(f"{parameter} has characters that UTF-8 cannot encode") from None
-    return value
 
 
 def _scope(provider: Provider, value: object) -> str | None:
