@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
-from ._flow import Call, Effect, Join, Sleep, TokenRequest, TokenResponse, Waiter
+from ._flow import Call, Effect, Join, Sleep, Steps, TokenRequest, TokenResponse, Waiter
 
 __all__ = ["aperform", "arun", "in_thread", "in_trio", "perform", "run"]
 
@@ -45,19 +45,13 @@ def run(
     perform: Callable[[Effect], Any] = perform,
 ) -> T:
     """Run a flow to its end in this thread, with `send` for its token requests."""
-    result: Any = None
-    error: BaseException | None = None
-    while True:
+    steps = Steps(flow)
+    while (effect := steps.next()) is not None:
         try:
-            effect = flow.send(result) if error is None else flow.throw(error)
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
-        result = error = None
-        try:
-            result = send(effect) if isinstance(effect, TokenRequest) else perform(effect)
+            steps.result = send(effect) if isinstance(effect, TokenRequest) else perform(effect)
         except BaseException as raised:  # whatever it is, the flow must know, to hand over its lead
-            error = raised
+            steps.error = raised
+    return steps.value
 
 
 async def aperform(effect: Effect) -> Any:
@@ -94,19 +88,13 @@ async def in_thread(function: Callable[[], T]) -> T:
 
 async def arun(flow: Generator[Effect, Any, T], send: Callable[[TokenRequest], Awaitable[TokenResponse]]) -> T:
     """Run a flow to its end in this task, with `send` for its token requests."""
-    result: Any = None
-    error: BaseException | None = None
-    while True:
+    steps = Steps(flow)
+    while (effect := steps.next()) is not None:
         try:
-            effect = flow.send(result) if error is None else flow.throw(error)
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
-        result = error = None
-        try:
-            result = await (send(effect) if isinstance(effect, TokenRequest) else aperform(effect))
+            steps.result = await (send(effect) if isinstance(effect, TokenRequest) else aperform(effect))
         except BaseException as raised:
-            error = raised
+            steps.error = raised
+    return steps.value
 
 
 def in_trio() -> bool:

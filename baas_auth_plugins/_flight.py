@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
-from ._flow import Call, Clock, ConnectionLostError, Effect, Join, OutOfTimeError, Sleep, TokenRequest, Waiter
+from ._flow import Call, Clock, ConnectionLostError, Effect, Join, OutOfTimeError, Sleep, Steps, TokenRequest, Waiter
 from ._fork import on_fork
 from .exceptions import BaaSAuthError, TokenEndpointUnavailableError
 
@@ -170,22 +170,16 @@ class SingleFlight:
 
     def _leased(self, flight: Flight, flow: Generator[Effect, Any, None]) -> Generator[Effect, Any, None]:
         """Do as ``yield from flow``, and renew the lease before each step; stop once it is lost."""
-        result: Any = None
-        error: BaseException | None = None
-        while True:
-            try:
-                effect = flow.send(result) if error is None else flow.throw(error)
-            except StopIteration:
-                return
+        steps = Steps(flow)
+        while (effect := steps.next()) is not None:
             if self._flight is not flight:
                 flow.close()
                 return
             flight.lease = self._clock().monotonic + _bound(effect) + _LOOK_AGAIN
-            result = error = None
             try:
-                result = yield effect
+                steps.result = yield effect
             except BaseException as raised:
-                error = raised
+                steps.error = raised
 
     def _land(self, flight: Flight, error: BaaSAuthError | None) -> None:
         """End the flight and tell everyone."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote_plus
 
 from ._limiter import RateLimiter
@@ -48,6 +48,7 @@ __all__ = [
     "OutOfTimeError",
     "Release",
     "Sleep",
+    "Steps",
     "TokenRequest",
     "TokenResponse",
     "Waiter",
@@ -65,6 +66,8 @@ _RETRIES = 3
 _SHORTEST_TIMEOUT = 0.5  # seconds: what a request gets that is due at the very end of the caller's patience
 _LONGEST_RETRY_AFTER = 86_400.0
 
+E = TypeVar("E")
+T = TypeVar("T")
 Clock = Callable[[], Instant]
 
 
@@ -162,6 +165,27 @@ class Join:
 
 
 Effect = TokenRequest | Sleep | Call | Release | Join
+
+
+class Steps(Generic[E, T]):
+    """A flow taken one step at a time: each step's `result` or `error` goes into the next; at the end there is a `value`."""
+
+    value: T
+
+    def __init__(self, flow: Generator[E, Any, T]) -> None:
+        self.flow = flow
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def next(self) -> E | None:
+        """Return what the flow wants done now, or None at its end."""
+        result, error = self.result, self.error
+        self.result = self.error = None
+        try:
+            return self.flow.send(result) if error is None else self.flow.throw(error)
+        except StopIteration as end:
+            self.value = end.value
+            return None
 
 
 class NetworkError(Exception):

@@ -17,7 +17,8 @@ from ._client_auth import credential, sends_basic
 from ._drive import arun, in_thread, run
 from ._flow import TokenRequest, TokenResponse
 from ._grant import Grant
-from ._httpx import HttpxFace, aclient_transport
+from ._httpx import HttpxFace
+from ._httpx_wire import aclient_transport
 from ._origin import AllowedOrigins, parse_origin
 from ._provider import Provider
 from ._requests import RequestsFace, SessionTransport, spawn

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from ._drive import arun, run
 from ._flow import Effect, TokenRequest, TokenResponse, blank, error_from, read_json
-from ._httpx import aclient_transport, client_transport
+from ._httpx_wire import aclient_transport, client_transport
 from ._logs import hidden_from_logs
 from ._requests import SessionTransport
 from ._token import Instant, Token
