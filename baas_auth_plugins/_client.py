@@ -15,8 +15,9 @@ from functools import partial
 from typing import Any
 
 from ._client_auth import basic_authorization, prepare
-from ._flow import TokenRequest, TokenResponse, error_from, read_json
+from ._flow import TokenRequest, TokenResponse
 from ._provider import Provider
+from ._response import error_from, read_json
 from ._token import Instant, State, Token, digest
 from .events import Event, RateLimited
 from .exceptions import InvalidScopeError, InvalidTokenResponseError, RateLimitError

@@ -12,25 +12,15 @@ thrown the error, and returns what was asked of it. A driver performs; it decide
 
 from __future__ import annotations
 
-import json
-import math
 import random
-import re
 import zlib
-from base64 import b64encode
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote_plus
 
 from ._limiter import RateLimiter
 from ._token import Instant
 from .exceptions import (
-    InvalidClientError,
-    InvalidScopeError,
     InvalidTokenResponseError,
     RateLimitError,
     TokenEndpointError,
@@ -53,10 +43,7 @@ __all__ = [
     "TokenResponse",
     "Waiter",
     "backoff",
-    "blank",
-    "error_from",
     "exchange",
-    "read_json",
 ]
 
 MAX_RESPONSE_BYTES = 1 << 20
@@ -64,7 +51,6 @@ _ANY_ZLIB_FORMAT = 32 + zlib.MAX_WBITS  # gzip or zlib, told apart by the header
 _RETRIED = {None, 429, 500, 502, 503, 504}  # None: no answer came
 _RETRIES = 3
 _SHORTEST_TIMEOUT = 0.5  # seconds: what a request gets that is due at the very end of the caller's patience
-_LONGEST_RETRY_AFTER = 86_400.0
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -280,133 +266,22 @@ def _attempt(
             provider=provider,
             retry_after=wait,
         )
+    failed: TokenEndpointError | None = None
     try:
         response = yield build(min(timeout, max(deadline - sent.monotonic, _SHORTEST_TIMEOUT)))
     except NetworkError as failure:
-        raise TokenEndpointUnavailableError(f"{provider}: {failure}", provider=provider) from failure.__cause__
+        failed = TokenEndpointUnavailableError(f"{provider}: {failure}", provider=provider)
+        failed.__cause__ = failure.__cause__
     except InvalidTokenResponseError as nonsense:
-        nonsense.provider = provider
-        raise
+        failed = nonsense
+        failed.provider, failed.__context__ = provider, None
     finally:
         limiter.answered(slot, clock().monotonic)
+    if failed is not None:  # raised here, so that no context holds what the client's own error says
+        raise failed
     try:
         return read(response, sent)
     except TokenEndpointError as error:
         if error.retry_after:
             limiter.block(error.retry_after, clock().monotonic)
         raise
-
-
-def read_json(response: TokenResponse, provider: str) -> dict[str, Any]:
-    """Return the body as a JSON object.
-
-    Raises:
-        InvalidTokenResponseError: it is anything else.
-    """
-    payload = _json(response)
-    if payload is None:
-        raise InvalidTokenResponseError(
-            f"{provider}: the token endpoint answered {response.status_code} with something that is no JSON object",
-            provider=provider,
-            status_code=response.status_code,
-        )
-    return payload
-
-
-def _json(response: TokenResponse) -> dict[str, Any] | None:
-    try:
-        payload = json.loads(response.body)
-    except (ValueError, RecursionError):
-        return None
-    return payload if isinstance(payload, dict) else None
-
-
-_TOKEN_LIKE = re.compile(r"[\w+/=.~-]{20,}")
-_ERROR_CODE = re.compile(r"[A-Za-z_]{1,40}|[A-Za-z]{0,8}[-_]?\d{1,6}")
-
-
-def error_from(response: TokenResponse, provider: str, now: Instant, *secrets: str) -> TokenEndpointError:
-    """Return the error that a non-2xx answer of an OAuth endpoint means (RFC 6749 section 5.2).
-
-    The HTTP status decides; the gateways' own codes disagree with each other and are kept as data.
-
-    Args:
-        response: the answer.
-        provider: the provider's name.
-        now: for a Retry-After that is a date.
-        secrets: what must not appear in the error, should the gateway echo it.
-    """
-    payload = _json(response) or {}
-    status = response.status_code
-    texts = [payload.get(name) for name in ("code", "error", "error_description", "message")]
-    code, error, description, message = (text if isinstance(text, str) else None for text in texts)
-    error = next((c for c in (code, error) if c and _ERROR_CODE.fullmatch(c) and c not in secrets), None)
-    text = blank(description or message, secrets)
-    kind: type[TokenEndpointError] = TokenEndpointError
-    retry_after = None
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        kind = RateLimitError
-    elif status == HTTPStatus.UNAUTHORIZED or error == "invalid_client":
-        kind = InvalidClientError
-    elif error == "invalid_scope":
-        kind = InvalidScopeError
-    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        kind = TokenEndpointUnavailableError
-    elif status < HTTPStatus.BAD_REQUEST:
-        kind = InvalidTokenResponseError  # a redirect, which a credential must not follow
-    if kind in (RateLimitError, TokenEndpointUnavailableError):
-        retry_after = _retry_after(response, payload, now)
-    said = ": ".join(part for part in (error, text) if part)
-    return kind(
-        f"{provider}: the token endpoint answered {status}" + (f" ({said})" if said else ""),
-        provider=provider,
-        status_code=status,
-        error=error,
-        error_description=text,
-        retry_after=retry_after,
-    )
-
-
-def blank(text: str | None, secrets: tuple[str, ...]) -> str | None:
-    """Return a gateway's text as fit for a log: short, printable, and without anything like a credential."""
-    if text is None:
-        return None
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        for form in (secret, b64encode(secret.encode()).decode("ascii"), json.dumps(secret)[1:-1], quote_plus(secret)):
-            text = text.replace(form, "***")
-    text = _TOKEN_LIKE.sub("***", text[:2000])
-    return "".join(c if c.isprintable() else " " for c in text)[:200]
-
-
-def _retry_after(response: TokenResponse, payload: Mapping[str, Any], now: Instant) -> float | None:
-    """Return the seconds to wait: the header (RFC 9110 section 10.2.3), else the body's ``retry_after``."""
-    header = response.headers.get("retry-after", "").strip()
-    for value in (header, payload.get("retry_after")):
-        seconds = _seconds(value)
-        if seconds is None and isinstance(value, str):
-            until = _date(value)
-            # Against the gateway's own clock where it tells it: ours may have been stepped.
-            if until is not None:
-                seconds = until - (_date(response.headers.get("date", "")) or now.wall)
-        if seconds is not None:
-            return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
-    return None
-
-
-def _seconds(value: object) -> float | None:
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,6})?", value.strip()):
-        return float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
-
-
-def _date(text: str) -> float | None:
-    try:
-        moment = parsedate_to_datetime(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None

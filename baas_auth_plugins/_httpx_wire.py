@@ -50,6 +50,7 @@ __all__ = [
 
 BYTE_STREAMS = _Bytes.__bases__
 _REQUEST_ERRORS = tuple(package.RequestError for package in INSTALLED)
+_INVALID_URLS = tuple(package.InvalidURL for package in INSTALLED)
 _PHASES = ("connect", "read", "write", "pool")
 
 
@@ -119,6 +120,8 @@ def _network_errors(effect: TokenRequest) -> Iterator[None]:
         yield
     except TokenEndpointError:  # which is an OSError, too
         raise
+    except _INVALID_URLS:
+        raise InvalidTokenResponseError("the token endpoint redirects to something that is no URL") from None
     except (*_REQUEST_ERRORS, OSError) as error:
         raise NetworkError.of(error) from effect.presentable(error)
 

@@ -30,7 +30,6 @@ from .exceptions import ConfigurationError
 __all__ = ["OAuth2ClientCredentialsAuth"]
 
 _PROCESS_CACHE = MemoryTokenCache()
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _LONGEST = 1e9
@@ -243,8 +242,10 @@ def _headers(value: object) -> dict[str, str]:
             raise ConfigurationError("headers must be a mapping of header names to str")
         if name.lower() in _HEADERS_OF_OURS:
             raise ConfigurationError(f"headers must not set {name}: the client authentication does")
-        if _CONTROL.search(content) or not content.isascii():
-            raise ConfigurationError(f"headers: the value of {name} must be printable ASCII; percent-encode the rest")
+        if not (content.isascii() and content.isprintable() and content == content.strip()):
+            raise ConfigurationError(
+                f"headers: the value of {name} must be printable ASCII without blanks at its ends; percent-encode the rest"
+            )
     return dict(value)
 
 

@@ -15,10 +15,11 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from ._drive import arun, run
-from ._flow import Effect, TokenRequest, TokenResponse, blank, error_from, read_json
+from ._flow import Effect, TokenRequest, TokenResponse
 from ._httpx_wire import aclient_transport, client_transport
 from ._logs import hidden_from_logs
 from ._requests import SessionTransport
+from ._response import blank, error_from, read_json
 from ._token import Instant, Token
 from .auth import OAuth2ClientCredentialsAuth
 from .exceptions import ConfigurationError, InvalidTokenResponseError

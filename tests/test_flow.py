@@ -30,11 +30,10 @@ from baas_auth_plugins._flow import (
     TokenRequest,
     TokenResponse,
     backoff,
-    error_from,
     exchange,
-    read_json,
 )
 from baas_auth_plugins._limiter import RateLimiter
+from baas_auth_plugins._response import error_from, read_json
 from baas_auth_plugins._token import Instant
 
 GOOD = TokenResponse(200, {}, b"{}")

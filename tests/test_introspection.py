@@ -291,6 +291,14 @@ def test_a_client_that_follows_redirects_does_not_here(client: Client, sandbox: 
 
 
 @both
+def test_a_malformed_redirect_is_typed(client: Client, clock: FakeClock, sandbox: Sandbox, question: Any) -> None:
+    """A client looks at a Location even where it does not follow it: one that makes no sense is the gateway's fault."""
+    sandbox.inject(Fault("redirect", question, times=-1, headers={"Location": "https:evil"}))
+    with pytest.raises(TokenEndpointError):
+        ask(client, make(AxiaAuth, sandbox), question, "t0ken")
+
+
+@both
 @pytest.mark.parametrize("token", ["", b"bytes", 7, "surrogate\udc80"], ids=["empty", "bytes", "number", "surrogate"])
 def test_what_is_no_token_is_a_configuration_error(client: Client, sandbox: Sandbox, question: str, token: Any) -> None:
     """A token given by hand must be text that can be sent."""
@@ -372,7 +380,19 @@ moments = st.sampled_from(
     ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59Z", "2024-03-15", "NaT", 10**400, -(10**30), 1e308, "1e400"]
 )
 scalars: st.SearchStrategy[Any] = st.none() | st.booleans() | st.integers() | st.floats() | texts | moments
-members = ["client_id", "token_type", "exp", "iat", "issued_at", "expires_at", "scope", "reason", "status", "revoked_at", "token_id"]
+members = [
+    "client_id",
+    "token_type",
+    "exp",
+    "iat",
+    "issued_at",
+    "expires_at",
+    "scope",
+    "reason",
+    "status",
+    "revoked_at",
+    "token_id",
+]
 objects = st.fixed_dictionaries({}, optional={name: scalars | st.lists(scalars, max_size=2) for name in members})
 bodies = (
     st.tuples(objects, st.booleans() | scalars).map(lambda pair: json.dumps({**pair[0], "active": pair[1]}).encode())

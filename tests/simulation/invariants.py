@@ -1,0 +1,372 @@
+"""What must hold at each event. The referee sees what callers see, and the gateway's true time.
+
+Nobody asks the production code whether it did right: every verdict follows from the ledger, which is
+written from the effects that flows yielded and the answers they were given.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from baas_auth_plugins._flow import Call, Join, Release, Sleep, TokenRequest
+from baas_auth_plugins._httpx import Send
+from baas_auth_plugins.exceptions import RateLimitError, TokenEndpointError
+
+from .callers import HOME, Caller, Party, Request
+from .gateway import Gateway, Key, Reply, key_of
+from .ledger import CRITICAL, FRESH, STALE, Book, Endpoint, Known
+from .world import EPSILON, Moment, World
+
+__all__ = ["InvariantError", "Referee"]
+
+_MOST_ATTEMPTS = 5  # one while a token lived, and four after its death
+_MOST_LOSSES_SEEN = 3  # one of a flight that tried once, and two of one that tried in full
+_SLACK = 0.5  # seconds that a runnable caller may be left lying
+_NEVER = float("-inf")
+
+
+class InvariantError(AssertionError):
+    """An invariant does not hold."""
+
+    def __init__(self, invariant: str, detail: str) -> None:
+        super().__init__(f"{invariant}: {detail}")
+        self.invariant = invariant
+
+
+class Referee:
+    """Checks each event against the ledger."""
+
+    def __init__(self, world: World, limit: tuple[int, float] | None) -> None:
+        self.world = world
+        self.endpoint = Endpoint(limit)
+        self.books: dict[Key, Book] = {}
+        self.active: dict[Caller, None] = {}
+        """Callers under way, in the order in which they came."""
+        self.checks: Counter[str] = Counter()
+        self.gateway: Gateway
+        self.vault: Any = None
+        self.trusts_cache = True
+        self.failed_true = self.no_thread_true = self.lapsed_true = _NEVER
+        self._keys: dict[str, Key] = {}
+        self._known: dict[str, Known] = {}
+        self._errors: dict[int, BaseException] = {}
+
+    def check(self, invariant: str, holds: bool, detail: object = "") -> None:
+        """Count a check; raise if it fails."""
+        self.checks[invariant] += 1
+        if not holds:
+            raise InvariantError(invariant, str(detail))
+
+    # What a caller is owed when it asks.
+
+    def usable(self, party: Party) -> Known | None:
+        """Return the token that this party should be served, unless it is dead; None after a 401 or `invalidate`."""
+        known = self.books[party.key].known if party.key in self.books else None
+        if known is None or known.rejected or known.forgotten:
+            return None
+        return known if known.lives(self.world.now, party.leeway) else None
+
+    def asked(self, caller: Caller) -> None:
+        """A caller needs a token, at first or after a 401."""
+        caller.asked, caller.asked_true = self.world.now, self.world.true
+        caller.called = 0.0
+        caller.losses_seen, caller.attempts, caller.minted = 0, 0, None
+        caller.notes["found"] = known = self.usable(caller.party)
+        caller.notes["age"] = known.age(self.world.now, caller.party.leeway) if known else None
+        self.active[caller] = None
+
+    def first_step(self, caller: Caller) -> None:
+        """The caller has taken its first step: was it served at once, where it should have been?"""
+        age, effect = caller.notes["age"], caller.effect
+        if age is None or caller.kind == "invalidate" or (caller.request and caller.request.origin != HOME):
+            return
+        served = isinstance(effect, Send) or caller.outcome == "returned"
+        if age == FRESH:
+            self.check("a fresh token is served at once", served, effect)
+        elif age == STALE:
+            self.check("a stale token is served at once, unless its caller leads", not isinstance(effect, Join | Sleep))
+        if age in (STALE, CRITICAL) and caller.party.background and caller.kind != "background":
+            self.check("background renewal delays nobody while a token lives", served, effect)
+        if age in (STALE, CRITICAL) and served and caller.kind != "background":
+            self._renewal_not_due(caller, caller.notes["found"])
+
+    def _renewal_not_due(self, caller: Caller, known: Known) -> None:
+        now, book = self.world.now, self.books[self._keys[known.access_token]]
+        # A frozen leader is an excuse for as long as its lease may last: four phases of ten seconds, and a while.
+        others = any(
+            other is not caller and other.waits_for_token and now.mono - other.frozen_since < 60
+            for other in self.active
+        )
+        resting = any(pause is not None and pause.holds(now) for pause in (book.pause, book.spacing, book.refusal))
+        excused = self.world.true - self.world.stepped_at < 120 or self.world.true - self.no_thread_true < EPSILON
+        excused = excused or (caller.party.rotates and self.vault.version > 1)  # who waits for the new secret is unseen
+        limited = self.endpoint.limits(now, self._in_flight())
+        self.check(
+            "a renewal that is due is not put off", others or resting or limited or excused, f"{caller.name}: {known}"
+        )
+
+    def _in_flight(self) -> int:
+        return sum(isinstance(caller.effect, TokenRequest) for caller in self.active)
+
+    # Token requests.
+
+    def token_request(self, caller: Caller, request: TokenRequest) -> None:
+        """A token request leaves."""
+        now, key = self.world.now, key_of(request)
+        book = self.books.setdefault(key, Book())
+        lapsed = self.lapsed_true >= caller.asked_true or (book.sender is not None and book.sender.was_frozen)
+        self.check(
+            "at most one token request is in flight per key",
+            book.sender is None or lapsed,
+            self._names(caller, book.sender),
+        )
+        self.check("no token request while a Retry-After runs", now.mono >= self.endpoint.blocked_until - EPSILON)
+        self.check(
+            "a token request has a timeout, within the caller's patience",
+            0 < request.timeout <= caller.party.timeout + EPSILON,
+            request.timeout,
+        )
+        caller.attempts += 1
+        self.check("a caller gives up after so many failing attempts", caller.attempts <= _MOST_ATTEMPTS, caller.name)
+        if book.refusal is not None and book.refusal.sure and not lapsed:
+            self.check("a refusal is not followed by another try at once", not book.refusal.holds(now, -EPSILON))
+        voluntary = False
+        if self.world.stepped_at < caller.asked_true and not lapsed:
+            voluntary = self._justified(caller, book, now)
+        if "flight" not in caller.notes:
+            flags = (book.known.rejected, book.known.forgotten) if book.known else None
+            caller.notes["flight"] = (key, book.known, flags)
+        caller.notes["sent"], caller.notes["voluntary"], caller.notes["lapsed"] = now, voluntary, lapsed
+        book.sender = caller
+
+    def _justified(self, caller: Caller, book: Book, now: Moment) -> bool:
+        """Check that this mint is one that CONTRACT allows; say whether it is voluntary: a live token remains."""
+        known = book.known
+        if known is None or known.forgotten or not known.lives(now, caller.party.leeway):
+            return False
+        stale, _, _ = known.margins(caller.party.leeway)
+        early = known.left(now) > stale + EPSILON
+        if known.rejected:
+            if early and book.brake is not None and not known.dropped:
+                self.check("401-driven mints obey the brake", not book.brake.holds(now, -EPSILON), book.brake)
+            return False
+        self.check("a mint is voluntary, or due to a rejection or a death", not early, f"{caller.name}: {known}")
+        if book.pause is not None and book.pause.sure:
+            self.check("a failed renewal is not repeated within its cool-down", not book.pause.holds(now, -EPSILON))
+        if book.spacing is not None and book.spacing.sure:
+            self.check("voluntary renewals keep their distance", not book.spacing.holds(now, -EPSILON))
+        return True
+
+    def vault_failed(self) -> None:
+        """The callable secret has raised, or come too late."""
+        self.failed_true = self.world.true
+        for book in self.books.values():
+            book.vault_failed(self.world.now)
+
+    def arrival(self) -> None:
+        """A token request has reached the gateway."""
+        count, limit = self.endpoint.arrived(self.world.true), self.endpoint.limit
+        if limit is not None:
+            self.check("the token rate limit is kept", count <= limit[0], f"{count} within {limit[1]} s")
+
+    def token_request_over(self, caller: Caller, reply: Reply | None) -> None:
+        """The flow was given the answer, or closed (None), and has taken its next step."""
+        now = self.world.now
+        key = caller.notes["flight"][0]
+        book = self.books[key]
+        if book.sender is caller:
+            book.sender = None
+        self.endpoint.answered.append(now.mono)
+        if caller.was_frozen:
+            self.lapsed_true = self.world.true
+        caller.notes.pop("failing", None)
+        if reply is None or (reply.issued is not None and self._landed(caller, book, key, reply, now)):
+            del caller.notes["flight"]
+            return
+        self.endpoint.told(reply, now)
+        self.failed_true = self.world.true
+        if caller.outcome == "lost":
+            for other in self.active:
+                other.losses_seen += isinstance(other.effect, Join)
+        caller.attempts -= reply.kind == "429"
+        caller.notes["failing"] = reply.kind
+
+    def stepped(self, caller: Caller, pending: Any, how: str) -> None:
+        """A caller has taken a step: is its flight over? Not while it waits for a retry, or asks the vault again."""
+        effect, kind = caller.effect, caller.notes.get("failing")
+        if kind is None or isinstance(effect, Sleep) or (isinstance(effect, Call) and effect.function is self.vault):
+            return
+        if isinstance(pending, Sleep) and isinstance(effect, TokenRequest):
+            return
+        del caller.notes["failing"]
+        caller.attempts = 0
+        key, before, flags = caller.notes.pop("flight")
+        book, refusal = self.books[key], kind == "refusal"
+        if book.known is not before and self.usable(caller.party):
+            return  # late: somebody has a newer token
+        changed = book.known is not before or (before and flags != (before.rejected, before.forgotten))
+        sure = not changed and not caller.was_frozen and not (before is not None and before.rejected)
+        if how == "send" or caller.outcome == "lost":  # else it was cancelled, or the vault failed it
+            # Retries that end may have ended for lack of time, which counts as nobody's failure.
+            book.failed(self.world.now, refusal=refusal, sure=sure, blurs=not refusal and not caller.notes["voluntary"])
+
+    def _landed(self, caller: Caller, book: Book, key: Key, reply: Reply, now: Moment) -> bool:
+        assert reply.issued is not None
+        known = Known(reply.issued.access_token, caller.notes["sent"], reply.life)
+        if not known.lives(now, caller.party.leeway) or reply.kind != "good":
+            return False
+        voluntary = caller.notes["voluntary"]
+        before = caller.notes["flight"][1]
+        perhaps = before is not None and before.lives(now, caller.party.leeway)
+        book.landed(known, now, voluntary=voluntary or perhaps, sure=voluntary)
+        if known is book.known or known.access_token not in self._known:
+            self._known[known.access_token], self._keys[known.access_token] = known, key
+        caller.attempts, caller.minted = 0, known
+        return True
+
+    # API requests.
+
+    def api_request(self, caller: Caller, request: Request, sent: bytes) -> None:
+        """An API request leaves."""
+        caller.sends += 1
+        access_token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        self.check("at most two sends per API request", caller.sends <= 2, caller.name)
+        if request.origin != HOME:
+            self.check("no other origin gets the token", not access_token, caller.name)
+            return
+        self.check("never an API request without a token", access_token in self._keys, caller.name)
+        self.check("the body goes out whole each time", request.content.whole(sent), f"{caller.name} {sent!r}")
+        before, caller.served = caller.served, self.served(caller, access_token)
+        if caller.sends == 2 and before.rejected and self.trusts_cache and not self.gateway.climate.reissues:
+            self.check("a replay carries another token", caller.served is not before, caller.name)
+
+    def served(self, caller: Caller, access_token: str) -> Known:
+        """A caller was given a token to send."""
+        issued = self.gateway.tokens[access_token]
+        self.check("never a token past its expiry", self.world.true < issued.expiry, f"{caller.name} {access_token}")
+        known, key = self._known[access_token], self._keys[access_token]
+        left = known.left(self.world.now) - known.margins(caller.party.leeway)[2]
+        self.check("never a dead token, by any clock of the machine", left > -EPSILON, f"{caller.name} {known}")
+        if self.trusts_cache:  # one that fails may go on holding an older token, which is not worse for that
+            current = self.usable(caller.party)
+            late = known is not current and current is not None and current is self.books[key].known
+            self.check("a token that came late is not served", not late, f"{caller.name} {known}")
+        caller.party.key = key
+        return known
+
+    def forked(self) -> None:
+        """Go on as a child process: of the callers under way it has only the memory."""
+        for caller in self.active:
+            if isinstance(caller.effect, TokenRequest):
+                self.endpoint.answered.append(self.world.mono)
+        self.active.clear()
+        for book in self.books.values():
+            book.sender = None
+
+    def forgotten(self) -> None:
+        """Somebody calls `invalidate`, or has done so."""
+        for book in self.books.values():
+            if book.known is not None:
+                book.known.forgotten = True
+
+    def api_answer(self, caller: Caller, request: Request, status: int) -> None:
+        """The flow is about to be given the API's answer."""
+        access_token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if not access_token or caller.redirected:
+            return
+        book = self.books[self._keys[access_token]]
+        if status == 401:
+            book.rejected(caller.served, self.world.now, replay=caller.sends == 2)
+            caller.rejected, caller.released = True, False
+            brake = book.brake is not None and book.brake.holds(self.world.now)
+            caller.notes["held"] = held = brake or self.endpoint.limits(self.world.now, self._in_flight())
+            caller.served.dropped |= not held and caller.sends == 1
+        elif caller.minted is caller.served:
+            book.accepted(caller.served)
+
+    def effect(self, caller: Caller) -> None:
+        """A flow has yielded something."""
+        effect = caller.effect
+        if isinstance(effect, Release):
+            caller.released = True
+        elif caller.rejected and caller.sends == 1 and isinstance(effect, Join | Sleep | TokenRequest):
+            self.check("a rejected response is read before anything is awaited", caller.released, effect)
+
+    # The end of a call.
+
+    def finished(self, caller: Caller) -> None:
+        """A caller is through."""
+        self.active.pop(caller, None)
+        error = caller.error
+        if caller.kind == "background" or (caller.kind == "invalidate" and error is None):
+            return
+        party, waited = caller.party, self.world.mono - caller.asked.mono - caller.called
+        if caller.outcome == "failed":
+            self.check("errors are of the package's own kinds", isinstance(error, TokenEndpointError), repr(error))
+            self.check("each caller gets an error of its own", id(error) not in self._errors, error)
+            self._errors[id(error)] = error  # kept, so that no id is used twice
+            known = self.usable(party)
+            if not party.rotates or known is caller.notes["found"]:
+                self.check("no call fails while a token lives", known is None, f"{caller.name}: {error!r} {known}")
+            if not caller.was_frozen:
+                self._failure_justified(caller, error, waited)
+        calm = self.world.stepped_at < caller.asked_true and not caller.was_frozen and not party.rotates
+        if caller.outcome == "lost" and self.usable(party) is not None and calm:
+            self.check(
+                "only the one that renews may see the network fail",
+                caller.notes["voluntary"] or caller.notes["lapsed"],
+                caller.name,
+            )
+        returned = caller.outcome == "returned" and caller.status == 401
+        if returned and caller.sends == 1 and caller.rejected and not party.rotates and not caller.was_frozen:
+            stands = caller.notes["held"] or not caller.request or not caller.request.content.replayable
+            self.check("a 401 is answered with a replay, if one may help", stands, caller.name)
+
+    def _failure_justified(self, caller: Caller, error: BaseException | None, waited: float) -> None:
+        now, party = self.world.now, caller.party
+        book = self.books.get(party.key) if party.key else None
+        verdict = any(
+            b.refusal is not None and b.refusal.holds(now)
+            for b in ([book] if book is not None and not party.rotates else self.books.values())
+        )
+        if isinstance(error, RateLimitError):
+            fair = self.endpoint.limited_at >= caller.asked.mono or self.endpoint.limits(now, self._in_flight())
+        else:
+            patient = waited + caller.called < party.max_wait - EPSILON
+            fair = verdict or self.failed_true >= caller.asked_true or not patient
+        self.check("a failure has a cause in the gateway", fair, f"{caller.name}: {error!r} after {waited:.3f} s")
+
+    def waited(self, caller: Caller) -> None:
+        """A caller has done waiting for a token, one way or another."""
+        party = caller.party
+        if caller.minted is not None and caller.outcome != "cancelled":
+            party.key = self._keys[caller.minted.access_token]
+        if caller.was_frozen or caller.outcome == "cancelled":
+            return
+        waited = self.world.mono - caller.asked.mono - caller.called
+        self.check("nobody waits past max_wait", waited <= party.max_wait + party.timeout + _SLACK, f"{waited:.3f} s")
+        self.check(
+            "waiters see at most two connections lost in a flight",
+            caller.losses_seen <= _MOST_LOSSES_SEEN * (3 if party.rotates else 1),
+            f"{caller.name} saw {caller.losses_seen}",
+        )
+        found = caller.notes["found"]
+        rejected = found is None or found.rejected or found.forgotten
+        if not rejected and found.lives(self.world.now, party.leeway):
+            most = party.timeout * (3 if party.rotates else 1) + _SLACK  # once for each secret
+            self.check("a renewal costs its caller one timeout, while a token lives", waited <= most, f"{waited:.3f} s")
+
+    def _names(self, *callers: Caller | None) -> str:
+        return ", ".join(caller.name for caller in callers if caller is not None)
+
+    def idle(self) -> None:
+        """Nobody can run, and time is about to jump."""
+        waiting = [caller for caller in self.active if isinstance(caller.effect, Join)]
+        if waiting and not any(caller.was_frozen for caller in self.active):
+            working = any(isinstance(caller.effect, TokenRequest | Sleep | Call) for caller in self.active)
+            self.check("nobody waits for nobody", working, self._names(*waiting))
+
+    def over(self) -> None:
+        """The world has come to rest."""
+        self.check("every caller finishes", not self.active, self._names(*self.active))
