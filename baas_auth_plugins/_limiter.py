@@ -48,9 +48,9 @@ class RateLimiter:
 
     def answered(self, slot: int, now: float) -> None:
         """Count the request from `now` on, when its answer or its failure came."""
-        with self._lock:
-            if slot in self._counted:
-                self._counted[slot] = now
+        if self._seconds:
+            with self._lock:
+                self._counted[slot] = now  # also where the answer took longer than the window
 
     def block(self, seconds: float, now: float) -> None:
         """Let no token request out for `seconds`: the gateway said so."""

@@ -530,3 +530,13 @@ def test_unlimited_provider_is_not_slowed() -> None:
     assert all(limiter.take(0.0)[0] == 0 for _ in range(10_000))
     limiter.block(5, 0.0)
     assert limiter.take(1.0)[0] == 4
+
+
+def test_answer_that_takes_longer_than_the_window_counts_from_when_it_came() -> None:
+    """However late the answer, the next request waits a whole window from there: the gateway may have counted it so."""
+    limiter = RateLimiter((1, 60))
+    wait, slot = limiter.take(0)
+    assert wait == 0
+    assert limiter.delay(61) == 0
+    limiter.answered(slot, 70)
+    assert limiter.delay(71) == 59
