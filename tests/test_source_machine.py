@@ -206,7 +206,7 @@ class SourceMachine(RuleBasedStateMachine):
                 if due or (isinstance(caller.effect, Join) and caller.effect.waiter.woken):
                     self._step(caller)
             elif caller in self.callers and due:
-                self.answered.append(self.now.monotonic)
+                self.answered.append(caller.due)
                 self._step(caller, error=NetworkError("timed out"))
 
     def _step(self, caller: Caller, value: Any = None, error: Exception | None = None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from baas_auth_plugins._flow import Call, Join, Release, Sleep, TokenRequest
 from baas_auth_plugins._httpx import Send
-from baas_auth_plugins.exceptions import RateLimitError, TokenEndpointError
+from baas_auth_plugins.exceptions import ConfigurationError, RateLimitError, TokenEndpointError
 
 from .callers import HOME, Caller, Party, Request
 from .gateway import Gateway, Key, Reply, key_of
@@ -168,7 +168,8 @@ class Referee:
         """A token request has reached the gateway."""
         count, limit = self.endpoint.arrived(self.world.true), self.endpoint.limit
         if limit is not None:
-            self.check("the token rate limit is kept", count <= limit[0], f"{count} within {limit[1]} s")
+            given_up = sum(caller.was_frozen for caller in self.active)  # the process counts these from their sending
+            self.check("the token rate limit is kept", count <= limit[0] + given_up, f"{count} within {limit[1]} s")
 
     def token_request_over(self, caller: Caller, reply: Reply | None) -> None:
         """The flow was given the answer, or closed (None), and has taken its next step."""
@@ -206,7 +207,7 @@ class Referee:
         if book.known is not before and self.usable(caller.party):
             return  # late: somebody has a newer token
         changed = book.known is not before or (before and flags != (before.rejected, before.forgotten))
-        sure = not changed and not caller.was_frozen and not (before is not None and before.rejected)
+        sure = not (changed or caller.was_frozen or caller.party.rotates or (before and before.rejected))
         if how == "send" or caller.outcome == "lost":  # else it was cancelled, or the vault failed it
             # Retries that end may have ended for lack of time, which counts as nobody's failure.
             book.failed(self.world.now, refusal=refusal, sure=sure, blurs=not refusal and not caller.notes["voluntary"])
@@ -219,7 +220,8 @@ class Referee:
         voluntary = caller.notes["voluntary"]
         before = caller.notes["flight"][1]
         perhaps = before is not None and before.lives(now, caller.party.leeway)
-        book.landed(known, now, voluntary=voluntary or perhaps, sure=voluntary)
+        sure = voluntary and not caller.was_frozen
+        book.landed(known, now, voluntary=voluntary or perhaps or caller.was_frozen, sure=sure)
         if known is book.known or known.access_token not in self._known:
             self._known[known.access_token], self._keys[known.access_token] = known, key
         caller.attempts, caller.minted = 0, known
@@ -260,6 +262,8 @@ class Referee:
         for caller in self.active:
             if isinstance(caller.effect, TokenRequest):
                 self.endpoint.answered.append(self.world.mono)
+                if self.endpoint.arrivals:  # the parent's, which alone will know when it was answered
+                    self.endpoint.arrivals.pop()
         self.active.clear()
         for book in self.books.values():
             book.sender = None
@@ -303,7 +307,8 @@ class Referee:
             return
         party, waited = caller.party, self.world.mono - caller.asked.mono - caller.called
         if caller.outcome == "failed":
-            self.check("errors are of the package's own kinds", isinstance(error, TokenEndpointError), repr(error))
+            kinds = (TokenEndpointError, ConfigurationError) if party.rotates else TokenEndpointError
+            self.check("errors are of the package's own kinds", isinstance(error, kinds), repr(error))
             self.check("each caller gets an error of its own", id(error) not in self._errors, error)
             self._errors[id(error)] = error  # kept, so that no id is used twice
             known = self.usable(party)
@@ -333,7 +338,8 @@ class Referee:
         if isinstance(error, RateLimitError):
             fair = self.endpoint.limited_at >= caller.asked.mono or self.endpoint.limits(now, self._in_flight())
         else:
-            patient = waited + caller.called < party.max_wait - EPSILON
+            patience = min(party.timeout, party.max_wait) if party.rotates else party.max_wait
+            patient = waited + caller.called < patience - EPSILON
             fair = verdict or self.failed_true >= caller.asked_true or not patient
         self.check("a failure has a cause in the gateway", fair, f"{caller.name}: {error!r} after {waited:.3f} s")
 

@@ -130,12 +130,17 @@ _own_run = SingleFlight.run
 def _recover_without_release(self: Grant, *arguments: Any, **options: Any) -> Any:
     flow = _own_recover(self, *arguments, **options)
     result: Any = None
+    error: BaseException | None = None
     while True:
         try:
-            effect = flow.send(result)
-            result = None if isinstance(effect, _flow.Release) else (yield effect)
+            effect = flow.send(result) if error is None else flow.throw(error)
         except StopIteration as stop:
             return stop.value
+        result = error = None
+        try:
+            result = None if isinstance(effect, _flow.Release) else (yield effect)
+        except BaseException as raised:
+            error = raised
 
 
 _own_recover = Grant.recover

@@ -229,7 +229,7 @@ class Simulation:
                 self.figures.token_requests += 1
                 self.referee.token_request(caller, effect)
                 caller.exchange = self.gateway.token_request(effect, lambda reply: resume("send", reply))
-                if self._freezes:
+                if self._freezes and caller.kind == "httpx":  # threads do not hang, event loops do
                     self._freezes = False
                     self._freeze(caller)
             case Send(request):
