@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
 import requests
 from joserfc import jwt
-from joserfc.jwk import KeySet, KeySetSerialization
+from joserfc.jwk import KeySet
 
 from baas_auth_plugins._provider import Provider
 from baas_auth_plugins.sandbox import Fault, Sandbox
@@ -143,7 +143,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def verified(token: str) -> jwt.Token:
-    keys = KeySet.import_key_set(cast("KeySetSerialization", Sandbox.jwks()))
+    keys = KeySet.import_key_set(Sandbox.jwks())
     return jwt.decode(token, keys, algorithms=["RS256"])
 
 
