@@ -128,7 +128,8 @@ class Referee:
             request.timeout,
         )
         caller.attempts += 1
-        self.check("a caller gives up after so many failing attempts", caller.attempts <= _MOST_ATTEMPTS, caller.name)
+        tries = caller.attempts <= _MOST_ATTEMPTS or caller.was_frozen
+        self.check("a caller gives up after so many failing attempts", tries, caller.name)
         if book.refusal is not None and book.refusal.sure and not lapsed:
             self.check("a refusal is not followed by another try at once", not book.refusal.holds(now, -EPSILON))
         voluntary = False
@@ -138,6 +139,7 @@ class Referee:
             flags = (book.known.rejected, book.known.forgotten) if book.known else None
             caller.notes["flight"] = (key, book.known, flags)
         caller.notes["sent"], caller.notes["voluntary"], caller.notes["lapsed"] = now, voluntary, lapsed
+        caller.notes["before"] = book.known if book.known and book.known.lives(now, caller.party.leeway) else None
         book.sender = caller
 
     def _justified(self, caller: Caller, book: Book, now: Moment) -> bool:
@@ -187,7 +189,7 @@ class Referee:
             return
         self.endpoint.told(reply, now)
         self.failed_true = self.world.true
-        if caller.outcome == "lost":
+        if caller.outcome == "lost" and not caller.was_frozen:
             for other in self.active:
                 other.losses_seen += isinstance(other.effect, Join)
         caller.attempts -= reply.kind == "429"
@@ -210,7 +212,8 @@ class Referee:
         sure = not (changed or caller.was_frozen or caller.party.rotates or (before and before.rejected))
         if how == "send" or caller.outcome == "lost":  # else it was cancelled, or the vault failed it
             # Retries that end may have ended for lack of time, which counts as nobody's failure.
-            book.failed(self.world.now, refusal=refusal, sure=sure, blurs=not refusal and not caller.notes["voluntary"])
+            spent = refusal or caller.notes["voluntary"]
+            book.failed(self.world.now, refusal=refusal, sure=sure, blurs=changed or not spent)
 
     def _landed(self, caller: Caller, book: Book, key: Key, reply: Reply, now: Moment) -> bool:
         assert reply.issued is not None
@@ -218,8 +221,7 @@ class Referee:
         if not known.lives(now, caller.party.leeway) or reply.kind != "good":
             return False
         voluntary = caller.notes["voluntary"]
-        before = caller.notes["flight"][1]
-        perhaps = before is not None and before.lives(now, caller.party.leeway)
+        perhaps = caller.notes["before"] is not None
         sure = voluntary and not caller.was_frozen
         book.landed(known, now, voluntary=voluntary or perhaps or caller.was_frozen, sure=sure)
         if known is book.known or known.access_token not in self._known:
@@ -317,12 +319,10 @@ class Referee:
             if not caller.was_frozen:
                 self._failure_justified(caller, error, waited)
         calm = self.world.stepped_at < caller.asked_true and not caller.was_frozen and not party.rotates
-        if caller.outcome == "lost" and self.usable(party) is not None and calm:
-            self.check(
-                "only the one that renews may see the network fail",
-                caller.notes["voluntary"] or caller.notes["lapsed"],
-                caller.name,
-            )
+        known = self.usable(party)
+        if caller.outcome == "lost" and calm and known is not None and known is caller.notes["before"]:
+            renews = caller.notes["voluntary"] or caller.notes["lapsed"]
+            self.check("only the one that renews may see the network fail", renews, caller.name)
         returned = caller.outcome == "returned" and caller.status == 401
         if returned and caller.sends == 1 and caller.rejected and not party.rotates and not caller.was_frozen:
             stands = caller.notes["held"] or not caller.request or not caller.request.content.replayable
@@ -358,8 +358,8 @@ class Referee:
             f"{caller.name} saw {caller.losses_seen}",
         )
         found = caller.notes["found"]
-        rejected = found is None or found.rejected or found.forgotten
-        if not rejected and found.lives(self.world.now, party.leeway):
+        gone = found is None or found.rejected or found.forgotten or self.world.stepped_at >= caller.asked_true
+        if not gone and found.lives(self.world.now, party.leeway):
             most = party.timeout * (3 if party.rotates else 1) + _SLACK  # once for each secret
             self.check("a renewal costs its caller one timeout, while a token lives", waited <= most, f"{waited:.3f} s")
 

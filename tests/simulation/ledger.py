@@ -19,6 +19,7 @@ FRESH, STALE, CRITICAL, DEAD, EDGE = "fresh", "stale", "critical", "dead", "on t
 _COOL_DOWN = (5, 10, 20, 30)
 _REFUSAL = _BRAKE = (5, 10, 20, 40, 60)
 _FORGOTTEN_AFTER = 60
+_SPARE = 1  # a leader that was given up may have counted a request that it never sent
 
 
 def _step(schedule: tuple[int, ...], times: int) -> int:
@@ -102,14 +103,14 @@ class Endpoint:
         return len(self.arrivals)
 
     def limits(self, now: Moment, in_flight: int) -> bool:
-        """Tell whether no token request may be sent just now."""
+        """Tell whether a caller may find that no token request can be sent just now: an excuse, not a rule."""
         if self.blocked_until > now.mono - EPSILON:
             return True
         if self.limit is None:
             return False
         while self.answered and self.answered[0] < now.mono - self.limit[1] - EPSILON:
             self.answered.popleft()
-        return len(self.answered) + in_flight >= self.limit[0]
+        return len(self.answered) + in_flight + _SPARE >= self.limit[0]
 
 
 @dataclass

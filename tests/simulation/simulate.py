@@ -207,6 +207,8 @@ class Simulation:
         if isinstance(pending, TokenRequest):
             referee.token_request_over(caller, caller.reply)
         referee.stepped(caller, pending, how)
+        if caller.kind == "invalidate":
+            referee.forgotten()  # at each step, since a token may come while it waits
         if not isinstance(pending, Send) and (isinstance(effect, Send) or caller.done):
             referee.waited(caller)
         if first and how != "cancel":
@@ -342,9 +344,7 @@ class Simulation:
                     self.gateway.current[key].dead = True
 
     def _invalidate(self, party: Party) -> Generator[Any, Any, None]:
-        self.referee.forgotten()
         yield from party.grant.invalidate()
-        self.referee.forgotten()  # including what came while it waited
 
     def _freeze(self, caller: Caller) -> None:
         """Let a caller's event loop hang for long enough to be given up, and others call when it comes back."""
