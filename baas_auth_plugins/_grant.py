@@ -129,6 +129,8 @@ class Grant:
                 if moved:
                     self._source = source  # only now: until then the old token serves
                 return token
+        if fallback is not None and self._lives(fallback):
+            return fallback
         raise ConfigurationError("client_secret: the callable gives another secret at every call")
 
     def _lives(self, token: Token | None) -> bool:
