@@ -231,6 +231,22 @@ def test_the_callers_own_logs_are_left_alone(client: Client, sandbox: Sandbox, w
     assert sum("number=0&token=mine" in line or "number=1&token=mine" in line for line in watch.seen) == 2
 
 
+@pytest.mark.parametrize("question", ["introspect", "revoke"])
+def test_encoded_header_blocks_are_not_logged(question: str, watch: Watch) -> None:
+    """Over HTTP/2, hpack logs what it encodes, where no search would find the token: during questions it is silent."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        logging.getLogger("hpack.hpack").debug("Encoded header block to %s", b"\x82\x87 encoded")
+        return httpx.Response(200, json={"active": True})
+
+    with httpx.Client(transport=httpx.MockTransport(handle)) as client:
+        auth = AxiaAuth("id", SECRET, cache=watch.cache)
+        for _ in range(5):
+            watch.attempt(lambda: getattr(auth, question)("t0ken", client=client))
+    assert watch.errors == []
+    assert not any("Encoded header block" in line for line in watch.seen)
+
+
 def test_a_background_renewal_leaves_no_trace(clock: FakeClock, sandbox: Sandbox, watch: Watch) -> None:
     """A renewal in a thread of its own, which fails, shows nothing either."""
     auth = watch.auth(AxiaAuth, sandbox, background_renewal=True)
