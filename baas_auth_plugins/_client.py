@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._client_auth import basic_authorization, prepare
 from ._flow import TokenRequest, TokenResponse
@@ -22,11 +22,14 @@ from ._token import Instant, State, Token, digest
 from .events import Event, RateLimited
 from .exceptions import InvalidScopeError, InvalidTokenResponseError, RateLimitError
 
+if TYPE_CHECKING:
+    from ._seal import Seal
+
 __all__ = ["Client", "logger"]
 
 logger = logging.getLogger("baas_auth_plugins")
 
-_KEY_SALT = b"baas-auth-plugins cache key v1"
+_SALT = b"baas-auth-plugins v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +77,18 @@ class Client:
 
     def key(self, secret: str) -> str:
         """Return the cache key: a digest over all that a token depends on, keyed with the secret."""
-        identity = json.dumps(
-            [
-                self.name,
-                self.token_endpoint,
-                self.client_id,
-                sorted(self.scopes),
-                sorted((k.lower(), v) for k, v in self.headers.items()),
-            ]
-        )
-        secret_key = hmac.digest(_KEY_SALT, secret.encode(), hashlib.sha256)
-        return f"{self.name}:{hmac.digest(secret_key, identity.encode(), hashlib.sha256).hex()}"
+        headers = sorted((name.lower(), value) for name, value in self.headers.items())
+        return _cache_key(secret, [self.name, self.token_endpoint, self.client_id, sorted(self.scopes), headers])
+
+    def limits_key(self, secret: str) -> str:
+        """Return the cache key of what holds for the client whatever its scopes: how often it may ask for a token."""
+        return _cache_key(secret, [self.token_endpoint, self.client_id])
+
+    def seal(self, secret: str) -> Seal:
+        """Return what seals this client's tokens where they leave the process."""
+        from ._seal import Seal  # cryptography takes its time to import
+
+        return Seal(_derive(secret, b"token-at-rest"))
 
     def token_request(
         self, secret: str, user_agent: str | None, endpoint: str | None = None
@@ -132,3 +136,13 @@ class Client:
             error.missing_scopes = missing
             raise error
         return token
+
+
+def _cache_key(secret: str, identity: list[Any]) -> str:
+    return f"v1:{hmac.digest(_derive(secret, b'key-id'), json.dumps(identity).encode(), hashlib.sha256).hex()}"
+
+
+def _derive(secret: str, purpose: bytes) -> bytes:
+    """Return 32 bytes that only the secret gives, for one purpose only: HKDF-SHA256 (RFC 5869)."""
+    extracted = hmac.digest(_SALT, secret.encode(), hashlib.sha256)
+    return hmac.digest(extracted, purpose + b"\x01", hashlib.sha256)

@@ -16,7 +16,7 @@ import random
 import zlib
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ._limiter import RateLimiter
 from ._token import Instant
@@ -33,6 +33,7 @@ __all__ = [
     "Clock",
     "ConnectionLostError",
     "Effect",
+    "Gate",
     "Join",
     "NetworkError",
     "OutOfTimeError",
@@ -195,6 +196,16 @@ class OutOfTimeError(Exception):
         self.error = error
 
 
+class Gate(Protocol):
+    """What a token request must pass, where others than this process send some, too."""
+
+    def enter(self) -> Generator[Effect, Any, Any]:
+        """Before a request; what it returns, if anything, makes the request needless."""
+
+    def left(self, retry_after: float | None = None) -> Generator[Effect, Any, None]:
+        """After a request that was answered, or failed."""
+
+
 def backoff(failures: int) -> float:
     """Return the seconds before retry number `failures`: exponential from 0.5 s, with full jitter."""
     return random.uniform(0, 0.5 * 2 ** (failures - 1))  # noqa: S311  # jitter, not cryptography
@@ -211,6 +222,7 @@ def exchange(
     timeout: float,
     deadline: float,
     retry: bool,
+    gate: Gate | None = None,
 ) -> Generator[Effect, Any, Any]:
     """Send a request to the gateway's OAuth endpoints until it is answered, refused or given up.
 
@@ -224,6 +236,7 @@ def exchange(
         timeout: seconds for one attempt.
         deadline: the caller's patience ends at this time on the monotonic clock.
         retry: whether to wait and try again; without, one attempt is all.
+        gate: what each attempt must pass.
 
     Raises:
         TokenEndpointError: which of its subclasses, the tree in `exceptions` tells.
@@ -233,7 +246,7 @@ def exchange(
     while True:
         error: TokenEndpointError
         try:
-            return (yield from _attempt(build, read, provider, clock, limiter, timeout, deadline))
+            return (yield from _attempt(build, read, provider, clock, limiter, timeout, deadline, gate))
         except RateLimitError as limit:
             error = limit
             limits += 1
@@ -257,7 +270,11 @@ def _attempt(
     limiter: RateLimiter,
     timeout: float,
     deadline: float,
+    gate: Gate | None,
 ) -> Generator[Effect, Any, Any]:
+    result = (yield from gate.enter()) if gate else None
+    if result is not None:
+        return result
     sent = clock()
     wait, slot = limiter.take(sent.monotonic)
     if wait:
@@ -277,11 +294,15 @@ def _attempt(
         failed.provider, failed.__context__ = provider, None
     finally:
         limiter.answered(slot, clock().monotonic)
+    if failed is None:
+        try:
+            result = read(response, sent)
+        except TokenEndpointError as error:
+            failed = error
+            if error.retry_after:
+                limiter.block(error.retry_after, clock().monotonic)
+    if gate:
+        yield from gate.left(failed.retry_after if failed else None)
     if failed is not None:  # raised here, so that no context holds what the client's own error says
         raise failed
-    try:
-        return read(response, sent)
-    except TokenEndpointError as error:
-        if error.retry_after:
-            limiter.block(error.retry_after, clock().monotonic)
-        raise
+    return result

@@ -18,11 +18,13 @@ from urllib.parse import quote
 
 from ._client import Client
 from ._client_auth import basic_authorization, credential
+from ._fleet import Fleet, Turn
 from ._flight import FULL, SingleFlight
 from ._flow import Call, Effect, OutOfTimeError, Release, TokenResponse, exchange
 from ._fork import on_fork
 from ._limiter import RateLimiter
 from ._registry import Registry
+from ._shared import SharedCache
 from ._source import TokenSource
 from ._token import Instant, State, Token
 from .cache import TokenCache
@@ -41,6 +43,7 @@ _MAX_ROTATIONS = 3
 
 _sources: Registry[TokenSource] = Registry()
 _limiters: Registry[RateLimiter] = Registry()
+_caches: Registry[SharedCache] = Registry()
 
 
 def now() -> Instant:
@@ -147,7 +150,11 @@ class Grant:
         rejected_at = now()
         source, replaying, dropped = self._source, replayable, False
         if source is not None:
+            if source.is_shared:
+                yield Release()
+                yield from source.refresh(self.client, token)
             replaying, dropped = source.reject(self.client, token, replayable=replayable)
+            yield from source.tell_brake()
         if replaying or dropped:
             yield Release()
         if source is not None and dropped:
@@ -158,20 +165,22 @@ class Grant:
         other = yield from self.acquire(user_agent, minted=minted)
         return Replacement(other, rejected_at, own=other in minted)
 
-    def accepted(self, token: Token) -> None:
+    def accepted(self, token: Token) -> Generator[Effect, Any, None]:
         """Take note that the API accepted a token from the very caller that had it minted."""
         if self._source is not None:
             self._source.accepted(token)
+            yield from self._source.tell_brake()
 
-    def replayed(self, replacement: Replacement, status_code: int) -> None:
+    def replayed(self, replacement: Replacement, status_code: int) -> Generator[Effect, Any, None]:
         """Take note of what the API answered to the replay."""
         token = replacement.token
-        if self._source is not None and status_code == HTTPStatus.UNAUTHORIZED:
-            self._source.replay_rejected(token)
-        elif replacement.own:
-            self.accepted(token)
         duration = now().since(replacement.rejected_at)
         self.client.tell(RequestReplayed, token, lambda: {"duration": duration, "status_code": status_code})
+        if self._source is not None and status_code == HTTPStatus.UNAUTHORIZED:
+            self._source.replay_rejected(token)
+            yield from self._source.tell_brake()
+        elif replacement.own:
+            yield from self.accepted(token)
 
     def invalidate(self) -> Generator[Effect, Any, None]:
         """Drop the token, here and in the cache."""
@@ -253,7 +262,13 @@ class Grant:
         limiter = _limiters.get(
             (client.token_endpoint, client.client_id), partial(RateLimiter, client.provider.token_rate_limit)
         )
-        make = partial(TokenSource, client.name, key, self._cache, limiter, now)
+
+        def make() -> TokenSource:
+            cache = _caches.get(id(self._cache), partial(SharedCache, self._cache, now))
+            seal = client.seal(secret) if cache.blocking else None
+            fleet = Fleet(cache, key, client.limits_key(secret), seal, client.provider.token_rate_limit, now)
+            return TokenSource(client.name, key, fleet, limiter, now)
+
         return _sources.get((id(self._cache), key), make)
 
     def _mint(
@@ -264,6 +279,7 @@ class Grant:
         minted: list[Token],
         retry: bool,
         deadline: float,
+        turn: Turn,
     ) -> Generator[Effect, Any, Token]:
         client = self.client
         if secret is None:
@@ -280,12 +296,14 @@ class Grant:
                 timeout=client.timeout,
                 deadline=deadline,
                 retry=retry,
+                gate=turn,
             )
         except InvalidClientError:
             if callable(self._secret):
                 self._check_rotation(source, (yield from self._read_secret(deadline)))
             raise
-        minted.append(token)
+        if turn.found is None:
+            minted.append(token)
         return token
 
     def _check_rotation(self, source: TokenSource, secret: str) -> None:

@@ -113,7 +113,7 @@ class HttpxFace(_Auth):
         sent = request_of(response, request)  # after redirects, the last hop: what came before it is not repeated
         rejected = response.status_code == httpx.codes.UNAUTHORIZED
         if token in minted and not rejected:
-            self._grant.accepted(token)
+            yield from self._grant.accepted(token)
         if (
             not rejected
             or sent.headers.get("Authorization") != f"Bearer {token.access_token}"
@@ -126,7 +126,7 @@ class HttpxFace(_Auth):
         if replacement is not None:
             sent.headers["Authorization"] = f"Bearer {replacement.token.access_token}"
             answer = yield Send(sent)
-            self._grant.replayed(replacement, answer.status_code)
+            yield from self._grant.replayed(replacement, answer.status_code)
 
 
 def _close(flow: Generator[Any, Any, None], sent: Any, *, lost: bool) -> None:

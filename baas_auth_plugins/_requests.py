@@ -129,7 +129,7 @@ class RequestsFace(requests.auth.AuthBase):
         request = response.request
         rejected = response.status_code == requests.codes.unauthorized
         if own and not rejected:
-            self._grant.accepted(token)
+            run(self._grant.accepted(token), self._transport)
         if (
             not rejected
             or request.headers.get("Authorization") != f"Bearer {token.access_token}"
@@ -158,7 +158,7 @@ class RequestsFace(requests.auth.AuthBase):
         answer: requests.Response = response.connection.send(replay, **kwargs)
         answer.history.append(response)
         answer.request = replay
-        self._grant.replayed(replacement, answer.status_code)
+        run(self._grant.replayed(replacement, answer.status_code), self._transport)
         return answer
 
 

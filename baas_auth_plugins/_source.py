@@ -12,32 +12,36 @@ A source knows no HTTP library. Everyone who has the same cache key shares it. T
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from ._client import Client, logger
+from ._fleet import Fleet, NotNowError, Turn
 from ._flight import FULL, ONCE, SingleFlight
-from ._flow import Call, Clock, ConnectionLostError, Effect
+from ._flow import Clock, ConnectionLostError, Effect, OutOfTimeError
 from ._fork import on_fork
 from ._limiter import RateLimiter
+from ._record import Record
 from ._token import Instant, State, Token, digest
-from .cache import TokenCache
 from .events import RenewalFailed, TokenMinted, TokenRejected, TokenServedStale
 from .exceptions import BaaSAuthError, ConfigurationError, InvalidScopeError, RateLimitError, TokenEndpointError
 
 __all__ = ["Mint", "TokenSource"]
 
-T = TypeVar("T")
-Mint = Callable[[bool, float], Generator[Effect, Any, Token]]
-"""Makes the flow that mints: whether it may retry, and until when on the monotonic clock."""
+Mint = Callable[[bool, float, Turn], Generator[Effect, Any, Token]]
+"""Makes the flow that mints: whether it may retry, until when on the monotonic clock, and in whose turn."""
 
 _AFTER_FAILURE = (5.0, 10.0, 20.0, 30.0)
 _AFTER_REFUSAL = _BRAKE = (5.0, 10.0, 20.0, 40.0, 60.0)
 _BRAKE_FORGETS = 60.0
-_CACHE_TIMEOUT = 5.0
+_AFTER_A_LOOK = (0.25, 0.75)  # seconds: how soon to look again what another process is doing
+_LONGEST_LOOK = 1.0
+_NEWER = 1.0  # seconds by which a token must live longer than ours to be taken for another
 
 _TOLD = (TokenEndpointError, ConfigurationError)
 """What keeps a token from being minted: the gateway, or what the callable gives for a client secret."""
@@ -64,13 +68,14 @@ def _step(schedule: tuple[float, ...], times: int) -> float:
 class TokenSource:
     """One token's state: the token, its renewal, the pauses after failures, the brake on rejections."""
 
-    def __init__(self, provider: str, key: str, cache: TokenCache, limiter: RateLimiter, clock: Clock) -> None:
+    def __init__(self, provider: str, key: str, fleet: Fleet, limiter: RateLimiter, clock: Clock) -> None:
         self.key = key
         self.token: Token | None = None
         self.limiter = limiter
-        self._cache = cache
+        self._fleet = fleet
         self._clock = clock
         self._flights = SingleFlight(provider, clock)
+        self._looks = SingleFlight(provider, clock)
         self._failures = 0
         self._pause = _NO_PAUSE  # before the next voluntary renewal; with a refusal, before any
         self._refusal: TokenEndpointError | None = None
@@ -80,12 +85,18 @@ class TokenSource:
         self._braked_for: Token | None = None  # rejected although it was fresh
         self._braked = 0
         self._brake = _NO_PAUSE
+        self._brake_is_news = False  # to the fleet
         self.reset_after_fork()
         on_fork(self)
 
     def reset_after_fork(self) -> None:
         """Replace the lock, which a thread that does not exist here may hold."""
         self._lock = threading.RLock()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes use this cache, too."""
+        return self._fleet.shared
 
     def acquire(
         self, client: Client, mint: Mint, deadline: float, renew_in_background: Callable[[], None] | None
@@ -142,58 +153,133 @@ class TokenSource:
     def _renew(
         self, client: Client, mint: Mint, seen: Token | None, effort: int, deadline: float
     ) -> Generator[Effect, Any, None]:
-        """The leader's work: take what another process left in the cache, or mint."""
+        """The leader's work: take what another process minted, or mint."""
         before = self.token
         if before is not seen:
             return  # somebody was quicker: look again
         started = self._clock()
+        turn = Turn(
+            self._fleet,
+            self.limiter,
+            partial(self._wants, client, before, effort),
+            self._learn,
+            timeout=client.timeout,
+            urgent=effort == FULL,
+            deadline=deadline,
+            provider=client.name,
+        )
         try:
-            found = yield from self._look_up(client, effort)
-            token = found or (yield from mint(effort == FULL, deadline))
-        except (*_TOLD, ConnectionLostError) as error:
+            token = (yield from turn.look()) or (yield from mint(effort == FULL, deadline, turn))
+        except NotNowError:
+            self._rest(random.uniform(*_AFTER_A_LOOK))  # noqa: S311  # jitter, not cryptography
+            return
+        except ConnectionLostError as error:  # nothing more may be yielded
             self._failed(client, before, started, error)
+            self._fleet.change_some_time(turn.give_back)
             raise
-        except BaaSAuthError:  # the secret has changed: who found out renews with the new one
-            with self._lock:
-                self._pause, self._refusal = Pause(self._clock(), client.timeout), None
+        except TokenEndpointError as error:
+            self._failed(client, before, started, error)
+            yield from self._fleet.change(partial(self._tell_failure, turn, error))
             raise
-        landed = self._landed(token, effort, minted=found is None)
-        if found is None:
+        except (BaaSAuthError, OutOfTimeError) as error:
+            if isinstance(error, ConfigurationError):
+                self._failed(client, before, started, error)
+            elif isinstance(error, BaaSAuthError):  # the secret has changed: who found out renews with the new one
+                with self._lock:
+                    self._pause, self._refusal = Pause(self._clock(), client.timeout), None
+            yield from self._fleet.change(turn.give_back)
+            raise
+        except BaseException:
+            self._fleet.change_some_time(turn.give_back)
+            raise
+        landed = self._landed(token, effort, turn.found)
+        if turn.found is None:
             duration = self._clock().since(started)
             logger.debug("%s: minted token %s in %.3f s", client.name, digest(token.access_token), duration)
             client.tell(TokenMinted, token, lambda: {"duration": duration, "expires_in": token.expires_in})
             if landed:
-                yield from self._with_cache(lambda: self._cache.set(self.key, token), None)
+                yield from self._fleet.change(partial(self._tell_token, turn, token))
 
-    def _look_up(self, client: Client, effort: int) -> Generator[Effect, Any, Token | None]:
-        found = yield from self.cached()
-        rejected = self._rejected
-        if found is None or (rejected is not None and found.access_token == rejected.access_token):
+    def _wants(self, client: Client, before: Token | None, effort: int, found: Token) -> bool:
+        """Tell whether a token is better than the one at hand."""
+        now, rejected = self._clock(), self._rejected
+        state = found.state(now, client.leeway)
+        if state is State.DEAD or (rejected is not None and found.access_token == rejected.access_token):
+            return False
+        if before is None or effort == FULL:
+            return True
+        return found.remaining(now) > before.remaining(now) + _NEWER and (self._fleet.shared or state is State.FRESH)
+
+    def _learn(self, record: Record) -> None:
+        """Take over what another process ran into."""
+        now = self._clock()
+        with self._lock:
+            if record.pause > self._pause.left(now):
+                self._pause, self._failures = Pause(now, record.pause), record.failures
+                self._refusal = record.failure if record.refused else None
+            if record.brake > self._brake.left(now):
+                self._brake, self._braked = Pause(now, record.brake), record.braked
+            if record.rejected < now.since(self._rejected_at):
+                self._rejected_at = Instant(now.wall - record.rejected, now.monotonic - record.rejected)
+            mine = self.token
+            if mine is not None and record.token is not None and mine.access_token == record.token.access_token:
+                self._adopt(mine, record)
+
+    def _tell_token(self, turn: Turn, token: Token, record: Record) -> Record | None:
+        now, kept = self._clock(), record.token
+        if record.leader != turn.id and kept is not None and kept.remaining(now) > token.remaining(now):
             return None
-        state = found.state(self._clock(), client.leeway)
-        return found if state is State.FRESH or (state is not State.DEAD and effort == FULL) else None
+        return replace(
+            turn.give_back(record) or record,
+            token=token,
+            on_probation=token is self._on_probation,
+            rejected=now.since(self._rejected_at),
+            failed="",
+            failure=None,
+            refused=False,
+            failures=0,
+            pause=self._pause.left(now),
+        )
 
-    def _with_cache(self, operation: Callable[[], T], otherwise: T) -> Generator[Effect, Any, T]:
-        """Do something with the cache; one that fails counts as empty: it must not cost a call."""
-        try:
-            if getattr(self._cache, "blocking", True):
-                return (yield Call(operation, _CACHE_TIMEOUT))  # type: ignore[no-any-return]  # what the driver sends back
-            return operation()
-        except Exception as error:
-            logger.warning("the token cache failed, and is passed over: %s", type(error).__name__)
-            return otherwise
+    def _tell_failure(self, turn: Turn, error: TokenEndpointError, record: Record) -> Record | None:
+        left = turn.give_back(record)
+        return left and replace(
+            left,
+            failed=turn.id,
+            failure=error,
+            refused=_is_refusal(error),
+            failures=self._failures,
+            pause=self._pause.left(self._clock()),
+        )
 
-    def _landed(self, token: Token, effort: int, *, minted: bool) -> bool:
+    def _rest(self, seconds: float) -> None:
+        now = self._clock()
+        with self._lock:
+            if self._pause.left(now) < seconds:
+                self._pause = Pause(now, seconds)
+
+    def _landed(self, token: Token, effort: int, found: Record | None) -> bool:
         now = self._clock()
         with self._lock:
             if self.token is not None and token.monotonic < self.token.monotonic:
                 return False  # late: somebody has a newer one
-            self.token = token
             self._failures, self._refusal = 0, None
-            self._pause = Pause(now, min(30.0, token.expires_in / 10)) if effort == ONCE else _NO_PAUSE
-            if minted and now.since(self._rejected_at) < _BRAKE_FORGETS:
+            self._pause = _NO_PAUSE
+            if found is not None:
+                self._adopt(token, found)
+                return True
+            self.token = token
+            if effort == ONCE:
+                self._pause = Pause(now, min(30.0, token.expires_in / 10))
+            if now.since(self._rejected_at) < _BRAKE_FORGETS:
                 self._on_probation = token
             return True
+
+    def _adopt(self, token: Token, found: Record) -> None:
+        self.token = token
+        self._on_probation = token if found.on_probation else None
+        if found.brake:
+            self._braked_for = token
 
     def _failed(
         self, client: Client, before: Token | None, started: Instant, error: BaaSAuthError | ConnectionLostError
@@ -262,6 +348,7 @@ class TokenSource:
         """
         with self._lock:
             if token is not self._braked_for:
+                self._brake_is_news = bool(self._braked or self._on_probation)
                 self._braked, self._brake, self._on_probation = 0, _NO_PAUSE, None
 
     def replay_rejected(self, token: Token) -> None:
@@ -288,6 +375,45 @@ class TokenSource:
         self._brake = Pause(now, _step(_BRAKE, self._braked))
         self._braked += 1
         self._braked_for, self._on_probation = token, None
+        self._brake_is_news = True
+
+    def tell_brake(self) -> Generator[Effect, Any, None]:
+        """Tell other processes of the brake, if it was put on or came off."""
+        if self._brake_is_news and self._fleet.shared:
+            self._brake_is_news = False
+            yield from self._fleet.change(self._with_brake)
+
+    def _with_brake(self, record: Record) -> Record:
+        now = self._clock()
+        return replace(
+            record,
+            on_probation=self._on_probation is not None,
+            brake=self._brake.left(now),
+            braked=self._braked,
+            rejected=now.since(self._rejected_at),
+        )
+
+    def refresh(self, client: Client, token: Token) -> Generator[Effect, Any, None]:
+        """After a 401 to `token`, see first what other processes know: perhaps they have another."""
+        if self._fleet.shared and self.token is token:
+            with suppress(TokenEndpointError):  # it took too long
+                look = partial(self._look, client, token)
+                yield from self._looks.run(look, ONCE, self._clock().monotonic + _LONGEST_LOOK)
+
+    def _look(self, client: Client, token: Token) -> Generator[Effect, Any, None]:
+        record = yield from self._fleet.look()
+        limits = yield from self._fleet.look_at_limits()
+        if limits is not None:
+            self.limiter.block(limits.wait(self._fleet.limit), self._clock().monotonic)
+        if record is None:
+            return
+        self._learn(record)
+        found, rejected = record.token, (token, self._rejected)
+        if found is None or found.state(self._clock(), client.leeway) is State.DEAD:
+            return
+        with self._lock:
+            if self.token is token and all(one is None or one.access_token != found.access_token for one in rejected):
+                self._adopt(found, record)
 
     def forget(self, token: Token | None = None) -> Generator[Effect, Any, None]:
         """Drop this token, or whichever is known, here and in the cache."""
@@ -297,11 +423,17 @@ class TokenSource:
                 self._note_dropped(dropped)
                 if self.token is dropped:
                     self.token = None
-            yield from self._with_cache(lambda: self._cache.delete(self.key, dropped), None)
+            value = dropped.access_token
+            yield from self._fleet.change(
+                lambda record: (
+                    replace(record, token=None) if record.token and record.token.access_token == value else None
+                )
+            )
 
     def cached(self) -> Generator[Effect, Any, Token | None]:
         """Return what the cache holds."""
-        return (yield from self._with_cache(lambda: self._cache.get(self.key), None))
+        record = yield from self._fleet.look()
+        return record.token if record else None
 
 
 def _is_refusal(error: TokenEndpointError) -> bool:

@@ -112,8 +112,8 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
         self._parameters["scope"] = client.scope
         if session is not None and not hasattr(session, "get_adapter"):
             raise ConfigurationError(f"session must be a requests.Session, not {type(session).__name__}")
-        if cache is not None and not all(hasattr(cache, method) for method in ("get", "set", "delete")):
-            raise ConfigurationError("cache must be a TokenCache, with get, set and delete")
+        if cache is not None and not all(callable(getattr(cache, method, None)) for method in ("get", "swap")):
+            raise ConfigurationError("cache must be a TokenCache, with get and swap")
         self._transport = SessionTransport(session)
         self._grant = Grant(
             client,

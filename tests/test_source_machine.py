@@ -9,15 +9,16 @@ import json
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from baas_auth_plugins import BS2Auth
+from baas_auth_plugins import BS2Auth, MemoryTokenCache
 from baas_auth_plugins._client import Client, logger
+from baas_auth_plugins._fleet import Fleet, Turn
 from baas_auth_plugins._flow import (
     ConnectionLostError,
     Join,
@@ -28,6 +29,7 @@ from baas_auth_plugins._flow import (
     exchange,
 )
 from baas_auth_plugins._limiter import RateLimiter
+from baas_auth_plugins._shared import SharedCache
 from baas_auth_plugins._source import TokenSource
 from baas_auth_plugins._token import Instant, State, Token
 from baas_auth_plugins.exceptions import TokenEndpointError
@@ -40,25 +42,6 @@ REFUSALS = {
 }
 PATIENT = Client(BS2Auth.provider, "id", "https://gateway.example", "a b", 300.0, 10.0, 60.0, headers={})
 CLIENTS = (PATIENT, replace(PATIENT, leeway=5.0, max_wait=8.0), replace(PATIENT, leeway=0.0, timeout=2.0))
-
-
-class DictCache:
-    """The simplest cache there is."""
-
-    blocking: ClassVar[bool] = False
-
-    def __init__(self) -> None:
-        self.tokens: dict[str, Token] = {}
-
-    def get(self, key: str) -> Token | None:
-        return self.tokens.get(key)
-
-    def set(self, key: str, token: Token) -> None:
-        self.tokens[key] = token
-
-    def delete(self, key: str, token: Token) -> None:
-        if self.tokens.get(key) == token:
-            del self.tokens[key]
 
 
 @dataclass(eq=False)
@@ -79,7 +62,10 @@ class SourceMachine(RuleBasedStateMachine):
         """A process begins, with nothing cached."""
         self.now = Instant(1_750_000_000.0, 1_000.0)
         self.life, self.limit = life, limit
-        self.source = TokenSource("bs2", "key", DictCache(), RateLimiter(limit), lambda: self.now)
+        clock = lambda: self.now  # noqa: E731
+        cache = SharedCache(MemoryTokenCache(timer=lambda: self.now.monotonic), clock)
+        fleet = Fleet(cache, "key", "limits", None, limit, clock)
+        self.source = TokenSource("bs2", "key", fleet, RateLimiter(limit), clock)
         self.callers: list[Caller] = []
         self.served: list[Token] = []
         self.answered: list[float] = []
@@ -175,7 +161,7 @@ class SourceMachine(RuleBasedStateMachine):
 
     # How flows are driven.
 
-    def _mint(self, client: Client, retry: bool, deadline: float) -> Generator[Any, Any, Token]:
+    def _mint(self, client: Client, retry: bool, deadline: float, turn: Turn) -> Generator[Any, Any, Token]:
         clock = lambda: self.now  # noqa: E731
         return (
             yield from exchange(
@@ -188,6 +174,7 @@ class SourceMachine(RuleBasedStateMachine):
                 timeout=client.timeout,
                 deadline=deadline,
                 retry=retry,
+                gate=turn,
             )
         )
 

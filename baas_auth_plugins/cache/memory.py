@@ -1,4 +1,4 @@
-"""The cache in this process's memory: cachetools' TLRU, where each token expires on its own clock."""
+"""The cache in this process's memory: cachetools' TLRU, where each value expires on its own clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from cachetools import TLRUCache
 
 from .._fork import on_fork
-from .._token import Instant, Token
 
 __all__ = ["MemoryTokenCache"]
 
@@ -28,26 +27,26 @@ class MemoryTokenCache:
     def __init__(self, maxsize: int = 1024, *, timer: Callable[[], float] | None = None) -> None:
         self._maxsize = maxsize
         self._timer = timer or _monotonic
-        self._tokens: TLRUCache[str, Token] = TLRUCache(maxsize, _expiry, timer=self._timer)
+        self._kept: TLRUCache[str, tuple[Any, float]] = TLRUCache(maxsize, _expiry, timer=self._timer)
         self._lock = threading.RLock()
         on_fork(self)
 
-    def get(self, key: str) -> Token | None:
-        """Return the token kept under `key`, or None."""
+    def get(self, key: str) -> tuple[Any, float] | None:
+        """Return what is kept under `key` and the seconds that are left to it, or None."""
         with self._lock:
-            return self._tokens.get(key)
+            value, until = self._kept.get(key, (None, 0.0))
+            return None if value is None else (value, until - self._timer())
 
-    def set(self, key: str, token: Token) -> None:
-        """Keep `token` for the rest of its life."""
+    def swap(self, key: str, old: Any | None, new: Any | None, ttl: float) -> bool:
+        """Put `new` in the place of `old`, None being nothing; False if something else is there."""
         with self._lock:
-            self._tokens[key] = token
-
-    def delete(self, key: str, token: Token) -> None:
-        """Drop `token`, unless another one has taken its place."""
-        with self._lock:
-            kept = self._tokens.get(key)
-            if kept is not None and kept.access_token == token.access_token:
-                self._tokens.pop(key, None)
+            if self._kept.get(key, (None, 0.0))[0] != old:
+                return False
+            if new is None:
+                self._kept.pop(key, None)
+            else:
+                self._kept[key] = new, self._timer() + ttl
+            return True
 
     def reset_after_fork(self) -> None:
         """Replace the lock, which a thread that does not exist here may hold."""
@@ -61,5 +60,5 @@ def _monotonic() -> float:
     return time.monotonic()  # looked up at each call, as a test's fake clock needs it
 
 
-def _expiry(_key: str, token: Token, now: float) -> float:
-    return now + token.remaining(Instant(time.time(), now))
+def _expiry(_key: str, kept: tuple[Any, float], _now: float) -> float:
+    return kept[1]

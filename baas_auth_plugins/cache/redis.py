@@ -1,0 +1,74 @@
+"""The cache that a fleet shares: Redis or Valkey, by way of redis-py (extra `redis`).
+
+One key at a time and two small scripts, so that a single node, Sentinel and a cluster are alike. All
+else (sealing, bounding, backing off) is done for every cache that does I/O.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from redis.client import NEVER_DECODE
+
+from ..exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from redis.cluster import RedisCluster
+
+__all__ = ["RedisTokenCache"]
+
+_GET = """
+local value = redis.pcall('GET', KEYS[1])
+if type(value) ~= 'string' then return false end
+return {value, redis.call('PTTL', KEYS[1])}
+"""
+_SWAP = """
+local value = redis.pcall('GET', KEYS[1])
+if type(value) ~= 'string' then value = '' end
+if value ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1
+"""
+
+
+class RedisTokenCache:
+    """Keeps tokens in Redis, sealed, for all processes that know the client secret.
+
+    Args:
+        client: a `redis.Redis` or `redis.cluster.RedisCluster`. It is used as it is and never closed.
+        namespace: what the keys begin with.
+
+    Raises:
+        ConfigurationError: `client` is something else, such as an async client.
+    """
+
+    blocking: ClassVar[bool] = True
+
+    def __init__(self, client: Redis | RedisCluster, *, namespace: str = "baas-auth") -> None:
+        execute = getattr(client, "execute_command", None)
+        if isinstance(client, type) or not callable(execute) or inspect.iscoroutinefunction(execute):
+            raise ConfigurationError(
+                "client must be a redis.Redis or RedisCluster; the sync one serves async code, too"
+            )
+        if not isinstance(namespace, str) or not namespace:
+            raise ConfigurationError("namespace must be a non-empty str")
+        self._client: Any = client
+        self._namespace = namespace
+
+    def get(self, key: str) -> tuple[bytes, float] | None:
+        """Return what is kept under `key` and the seconds that are left to it, or None."""
+        kept = self._run(_GET, key)
+        return (kept[0], kept[1] / 1000) if kept else None
+
+    def swap(self, key: str, old: bytes | None, new: bytes | None, ttl: float) -> bool:
+        """Put `new` in the place of `old`, None being nothing; False if something else is there."""
+        return bool(self._run(_SWAP, key, old or b"", new or b"", max(1, int(ttl * 1000))))
+
+    def _run(self, script: str, key: str, *arguments: bytes | int) -> Any:
+        name = f"{self._namespace}:{key}"
+        return self._client.execute_command("EVAL", script, 1, name, *arguments, **{NEVER_DECODE: []})
+
+    def __deepcopy__(self, memo: object) -> RedisTokenCache:
+        return self  # one connection pool serves all copies
