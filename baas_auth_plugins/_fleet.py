@@ -12,14 +12,13 @@ The rules:
 from __future__ import annotations
 
 import random
-import secrets
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._flow import Clock, Effect, OutOfTimeError, Sleep
-from ._fork import on_fork
+from ._fork import process_id
 from ._limiter import RateLimiter
 from ._record import Limits, Record, open_record, seal_record
 from ._shared import CacheDownError, SharedCache
@@ -38,6 +37,7 @@ _PATIENCE, _PATIENCE_WITHOUT_TOKEN = 0.25, 2.0  # seconds for one operation
 _LEASE = 3.0  # seconds longer than one token request
 _LOOK_AGAIN = (0.05, 0.1, 0.2, 0.4)  # seconds, with jitter
 _TRIES = 50
+_numbers = count()
 
 
 class NotNowError(Exception):
@@ -56,6 +56,8 @@ class Fleet:
         clock: tells the time.
     """
 
+    __slots__ = ("_cache", "_key", "_limits_key", "_seal", "clock", "limit", "shared")
+
     def __init__(
         self,
         cache: SharedCache,
@@ -72,35 +74,36 @@ class Fleet:
         self._key = key
         self._limits_key = limits_key
         self._seal = seal
-        self._numbers = count()
-        self.reset_after_fork()
-        on_fork(self)
-
-    def reset_after_fork(self) -> None:
-        """Become somebody else than the parent process, whose lead is not ours."""
-        self._id = secrets.token_hex(8)
 
     def new_id(self) -> str:
         """Return an id for a flight or a token request of this process."""
-        return f"{self._id}.{next(self._numbers)}"
+        return f"{self._process()}{next(_numbers)}"
 
     def is_elsewhere(self, leader: str) -> bool:
         """Tell whether this flight is another process's."""
-        return bool(leader) and not leader.startswith(self._id)
+        return bool(leader) and not leader.startswith(self._process())
+
+    def _process(self) -> str:
+        return f"{process_id()}:{id(self)}:"
 
     def change(
-        self, decide: Callable[[Record], Record | None], *, urgent: bool = False
+        self,
+        decide: Callable[[Record], Record | None],
+        *,
+        urgent: bool = False,
+        undo: Callable[[Record], Record | None] | None = None,
     ) -> Generator[Effect, Any, tuple[Record | None, bool]]:
         """Replace the record by what `decide` makes of it; it may be asked again, if somebody else was quicker.
 
         Args:
             decide: returns the new record, or None to leave it.
             urgent: there is no token to serve meanwhile, so waiting longer is worth it.
+            undo: takes the change back, should it be made after it was given up.
 
         Returns:
             The record as it is now, or None while the cache is down; and whether it was replaced.
         """
-        return (yield from self._change(Record, self._key, decide, urgent))
+        return (yield from self._change(Record, self._key, decide, urgent, undo))
 
     def look(self) -> Generator[Effect, Any, Record | None]:
         """Return the record, or None while the cache is down."""
@@ -114,7 +117,7 @@ class Fleet:
         self, decide: Callable[[Limits], Limits | None], *, urgent: bool = False
     ) -> Generator[Effect, Any, tuple[Limits | None, bool]]:
         """Do as `change`, with the client's limits."""
-        return (yield from self._change(Limits, self._limits_key, decide, urgent))
+        return (yield from self._change(Limits, self._limits_key, decide, urgent, None))
 
     def change_some_time(self, decide: Callable[[Record], Record | None]) -> None:
         """Do as `change`, without waiting for it."""
@@ -122,12 +125,19 @@ class Fleet:
             self._cache.start(lambda cache: self._swap(cache, Record, self._key, decide))
 
     def _change(
-        self, kind: type[R], key: str, decide: Callable[[R], R | None], urgent: bool
+        self,
+        kind: type[R],
+        key: str,
+        decide: Callable[[R], R | None],
+        urgent: bool,
+        undo: Callable[[R], R | None] | None,
     ) -> Generator[Effect, Any, tuple[R | None, bool]]:
         patience = _PATIENCE_WITHOUT_TOKEN if urgent else _PATIENCE
         try:
             changed: tuple[R, bool] = yield from self._cache.use(
-                lambda cache: self._swap(cache, kind, key, decide), patience
+                lambda cache: self._swap(cache, kind, key, decide),
+                patience,
+                undo and (lambda cache: self._swap(cache, kind, key, undo)),
             )
         except CacheDownError:
             return None, False
@@ -171,8 +181,9 @@ class Turn:
         deadline: float,
         provider: str,
     ) -> None:
-        self.id = fleet.new_id()
+        self.id = fleet.new_id() if fleet.shared else ""
         self.found: Record | None = None
+        self.failed_elsewhere = False
         self._fleet = fleet
         self._limiter = limiter
         self._wants = wants
@@ -181,6 +192,7 @@ class Turn:
         self._urgent = urgent
         self._deadline = deadline
         self._provider = provider
+        self._joined = ""  # the flight elsewhere that this one waits for
         self._leads_until = float("-inf")
         self._request = ""
 
@@ -192,10 +204,10 @@ class Turn:
             TokenEndpointError: another process failed while this one waited for it, or was refused.
             OutOfTimeError: no token came before the deadline.
         """
-        fleet, joined, pauses = self._fleet, "", iter(_LOOK_AGAIN)
+        fleet, pauses = self._fleet, iter(_LOOK_AGAIN)
         while True:
             asked = fleet.clock().monotonic
-            record, leads = yield from fleet.change(self._take_lead, urgent=self._urgent)
+            record, leads = yield from fleet.change(self._take_lead, urgent=self._urgent, undo=self.give_back)
             if record is None:
                 return None
             self._learn(record)
@@ -207,11 +219,12 @@ class Turn:
                 return record.token
             if not fleet.shared:
                 return None
-            if record.failure is not None and (record.failed == joined or (record.refused and record.pause)):
+            if record.failure is not None and self._shares_failure(record):
+                self.failed_elsewhere = True
                 raise record.failure.own_copy()
             if not self._urgent:
                 raise NotNowError
-            joined, left = record.leader, self._deadline - fleet.clock().monotonic
+            self._joined, left = record.leader, self._deadline - fleet.clock().monotonic
             if left <= 0:
                 text = f"{self._provider}: no token, none came within max_wait"
                 raise OutOfTimeError(TokenEndpointUnavailableError(text, provider=self._provider))
@@ -221,11 +234,15 @@ class Turn:
     def _take_lead(self, record: Record) -> Record | None:
         if not self._fleet.shared or (record.token is not None and self._wants(record.token)):
             return None
-        if record.pause and (record.refused or not self._urgent):
+        if self._shares_failure(record) or (record.pause and not self._urgent):
             return None
         if self._fleet.is_elsewhere(record.leader):
             return None
         return replace(record, leader=self.id, lease=self._timeout + _LEASE)
+
+    def _shares_failure(self, record: Record) -> bool:
+        """Tell whether what another process ran into is this flight's outcome, too."""
+        return record.failed != "" and (record.failed == self._joined or (record.refused and record.pause > 0))
 
     def enter(self) -> Generator[Effect, Any, Token | None]:
         """Before a token request: make sure of the lead and count it, or return a token that came meanwhile."""

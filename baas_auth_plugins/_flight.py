@@ -2,9 +2,6 @@
 
 The rules:
 
-- The lock guards a few assignments; it is never held across a yield, a call into user code or a wait.
-  It is reentrant, because the garbage collector may close a flow, and so hand over its
-  lead, in a thread that holds the lock at that moment.
 - A leader ends its flight (`_land`), or hands the lead to one waiter (`_hand_over`). Whatever
   happens to it, one of the two runs: in the `except` clauses of `_lead`.
 - A waiter that leaves after it was promoted, but before it led, passes the lead on.
@@ -23,7 +20,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from ._flow import Call, Clock, ConnectionLostError, Effect, Join, OutOfTimeError, Sleep, Steps, TokenRequest, Waiter
-from ._fork import on_fork
+from ._fork import locked, process_id
 from .exceptions import BaaSAuthError, TokenEndpointUnavailableError
 
 __all__ = ["FULL", "ONCE", "SingleFlight"]
@@ -39,7 +36,7 @@ _LOOK_AGAIN = 3.0  # seconds: a waiter looks this often whether there is still s
 class Flight:
     """One piece of work under way, and who waits for it."""
 
-    __slots__ = ("deadline", "done", "effort", "error", "heir", "leader", "lease", "lost", "waiters")
+    __slots__ = ("deadline", "done", "effort", "error", "heir", "leader", "lease", "lost", "process_id", "waiters")
 
     def __init__(self, effort: int, deadline: float) -> None:
         self.effort = effort
@@ -49,6 +46,7 @@ class Flight:
         self.leader = 0  # the thread that leads
         self.lease = math.inf  # when, on the monotonic clock, the leader or the heir is given up
         self.lost = 0
+        self.process_id = process_id()
         self.done = False
         self.error: BaaSAuthError | None = None
 
@@ -61,15 +59,11 @@ class SingleFlight:
         clock: tells the time.
     """
 
+    __slots__ = ("_clock", "_flight", "_provider")
+
     def __init__(self, provider: str, clock: Clock) -> None:
         self._provider = provider
         self._clock = clock
-        self.reset_after_fork()
-        on_fork(self)
-
-    def reset_after_fork(self) -> None:
-        """Forget the flight: its leader is not in this process."""
-        self._lock = threading.RLock()
         self._flight: Flight | None = None
 
     @property
@@ -77,7 +71,7 @@ class SingleFlight:
         """Whether someone is at work."""
         if self._flight is None:
             return False
-        with self._lock:
+        with locked():
             return self._live_flight() is not None
 
     def run(
@@ -94,7 +88,7 @@ class SingleFlight:
         Raises:
             BaaSAuthError: the work failed, here or at the leader's; each caller gets its own copy.
         """
-        with self._lock:
+        with locked():
             flight = self._live_flight()
             leads = flight is None
             if flight is None:
@@ -113,7 +107,9 @@ class SingleFlight:
     def _live_flight(self) -> Flight | None:
         """Return the flight under way, once whoever has vanished from it is given up."""
         flight = self._flight
-        if flight is not None and self._clock().monotonic > flight.lease:
+        if flight is not None and flight.process_id != process_id():
+            self._flight = None  # after a fork: its leader is not in this process
+        elif flight is not None and self._clock().monotonic > flight.lease:
             if flight.heir is not None:
                 flight.heir.promoted = False
                 self._hand_over(flight)
@@ -127,12 +123,12 @@ class SingleFlight:
         try:
             while not waiter.woken and (left := waiter.deadline - self._clock().monotonic) > 0:
                 stuck = yield Join(waiter, min(left, _LOOK_AGAIN), flight.leader)
-                with self._lock:
+                with locked():
                     if stuck and flight.leader and self._flight is flight:
                         self._flight = Flight(effort, waiter.deadline)
                         return self._flight
                     self._live_flight()
-            with self._lock:
+            with locked():
                 if not flight.done and self._clock().monotonic >= waiter.deadline:
                     raise self._unavailable("none came within max_wait")
                 if waiter.promoted:
@@ -140,7 +136,7 @@ class SingleFlight:
                     flight.effort, flight.deadline, flight.heir = effort, waiter.deadline, None
             return flight if leads else None
         finally:
-            with self._lock:
+            with locked():
                 flight.waiters.pop(waiter, None)
                 if waiter.promoted and not leads:
                     self._hand_over(flight)
@@ -183,7 +179,7 @@ class SingleFlight:
 
     def _land(self, flight: Flight, error: BaaSAuthError | None) -> None:
         """End the flight and tell everyone."""
-        with self._lock:
+        with locked():
             if self._flight is flight:
                 self._flight = None
             flight.done, flight.error = True, error and error.own_copy()
@@ -193,7 +189,7 @@ class SingleFlight:
 
     def _hand_over(self, flight: Flight) -> None:
         """Let the longest waiting caller lead; without any, the flight is over."""
-        with self._lock:
+        with locked():
             if flight.done:
                 return
             while flight.waiters:
@@ -209,7 +205,7 @@ class SingleFlight:
 
     def _hand_over_to_the_patient(self, flight: Flight, error: BaaSAuthError) -> None:
         """Let the most patient caller lead, if it has more time than the leader had; else all fail alike."""
-        with self._lock:
+        with locked():
             heir = max(flight.waiters, key=lambda waiter: waiter.deadline, default=None)
             if heir is None or heir.deadline < flight.deadline + _PATIENCE_THAT_COUNTS:
                 self._land(flight, error)

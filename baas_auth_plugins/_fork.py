@@ -1,12 +1,19 @@
-"""What must be put right in a child process: locks and flights that belong to threads left behind."""
+"""The one lock of this package, and what must be put right in a child process.
+
+The lock guards a few assignments at a time, in threads that share a token; it is never held across a yield, a wait
+or a call into user code. It is reentrant, because the garbage collector may close a flow in a
+thread that holds it. After a fork the child gets a new one: the thread that held it may not exist there.
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
+import threading
 from typing import Protocol
 from weakref import WeakSet
 
-__all__ = ["on_fork"]
+__all__ = ["locked", "on_fork", "process_id"]
 
 
 class Resettable(Protocol):
@@ -17,6 +24,18 @@ class Resettable(Protocol):
 
 
 _resettable: WeakSet[Resettable] = WeakSet()
+_lock = threading.RLock()
+_process_id = secrets.token_hex(8)
+
+
+def process_id() -> str:
+    """Return what tells this process from any other, its parent too."""
+    return _process_id
+
+
+def locked() -> threading.RLock:
+    """Return the lock."""
+    return _lock
 
 
 def on_fork(thing: Resettable) -> None:
@@ -25,6 +44,8 @@ def on_fork(thing: Resettable) -> None:
 
 
 def _after_fork_in_child() -> None:
+    global _lock, _process_id  # whoever holds the old lock will never release it
+    _lock, _process_id = threading.RLock(), secrets.token_hex(8)
     for thing in list(_resettable):
         thing.reset_after_fork()
 

@@ -7,7 +7,6 @@ mint; the grant then moves on to the source of the new secret.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from ._client_auth import basic_authorization, credential
 from ._fleet import Fleet, Turn
 from ._flight import FULL, SingleFlight
 from ._flow import Call, Effect, OutOfTimeError, Release, TokenResponse, exchange
-from ._fork import on_fork
+from ._fork import locked, process_id
+from ._fresh import Fresh
 from ._limiter import RateLimiter
+from ._origin import Origin
 from ._registry import Registry
 from ._shared import SharedCache
 from ._source import TokenSource
@@ -71,20 +72,21 @@ class Replacement:
 class Grant:
     """One auth object's way to tokens."""
 
+    __slots__ = ("_reading", "_renewing", "_source", "_spawn", "cache", "client", "secret")
+
     def __init__(self, client: Client, secret: Secret, cache: TokenCache, spawn: Spawn | None) -> None:
         self.client = client
-        self._secret = secret
-        self._cache = cache
+        self.secret = secret
+        self.cache = cache
         self._spawn = spawn
         self._source: TokenSource | None = None
         self._reading = SingleFlight(client.name, now)
-        self.reset_after_fork()
-        on_fork(self)
+        self._renewing = ""  # in which process a background renewal is under way
 
-    def reset_after_fork(self) -> None:
-        """Forget the background renewal, whose thread does not exist here."""
-        self._lock = threading.RLock()
-        self._renewing = False
+    @property
+    def renews_in_background(self) -> bool:
+        """Whether nobody waits for a renewal while a token lives."""
+        return self._spawn is not None
 
     def fresh_token(self) -> Token | None:
         """Return the token if it is known and fresh: the whole of what most requests need."""
@@ -93,6 +95,11 @@ class Grant:
         if token is not None and token.state(now(), self.client.leeway) is State.FRESH:
             return token
         return None
+
+    def fresh(self, token: Token, home: Origin) -> Fresh | None:
+        """Return what spares the next requests the long way to this token."""
+        source, client = self._source, self.client
+        return Fresh(token, source, client.leeway, client.base_url, home) if source is not None else None
 
     def acquire(
         self, user_agent: str | None = None, *, background: bool = True, minted: list[Token] | None = None
@@ -118,7 +125,7 @@ class Grant:
             try:
                 token = yield from source.acquire(self.client, mint, deadline, renew)
             except SecretRotatedError as rotated:
-                if isinstance(self._secret, str):
+                if isinstance(self.secret, str):
                     continue  # somebody else's, who had the same until now
                 fallback = source.token or fallback
                 if self._lives(fallback):
@@ -239,15 +246,17 @@ class Grant:
                 self._source = self._source_of(secret)
                 secrets.append(secret)
 
+        if isinstance(self.secret, str):
+            self._source = self._source or self._source_of(self.secret)
         while (source := self._source) is None:
             yield from self._reading.run(read, FULL, deadline)
         return source, secrets[0] if secrets else None
 
     def _read_secret(self, deadline: float) -> Generator[Effect, Any, str]:
-        if isinstance(self._secret, str):
-            return self._secret
+        if isinstance(self.secret, str):
+            return self.secret
         try:
-            secret = yield Call(self._secret, max(deadline - now().monotonic, 0))
+            secret = yield Call(self.secret, max(deadline - now().monotonic, 0))
         except Exception as error:
             name = self.client.name
             failure = Unavailable(f"{name}: client_secret: the callable raised {type(error).__name__}", provider=name)
@@ -264,12 +273,12 @@ class Grant:
         )
 
         def make() -> TokenSource:
-            cache = _caches.get(id(self._cache), partial(SharedCache, self._cache, now))
+            cache = _caches.get(id(self.cache), partial(SharedCache, self.cache, now))
             seal = client.seal(secret) if cache.blocking else None
             fleet = Fleet(cache, key, client.limits_key(secret), seal, client.provider.token_rate_limit, now)
             return TokenSource(client.name, key, fleet, limiter, now)
 
-        return _sources.get((id(self._cache), key), make)
+        return _sources.get((id(self.cache), key), make)
 
     def _mint(
         self,
@@ -299,7 +308,7 @@ class Grant:
                 gate=turn,
             )
         except InvalidClientError:
-            if callable(self._secret):
+            if callable(self.secret):
                 self._check_rotation(source, (yield from self._read_secret(deadline)))
             raise
         if turn.found is None:
@@ -311,17 +320,17 @@ class Grant:
             raise SecretRotatedError(self._source_of(secret))
 
     def _renew_in_background(self, user_agent: str | None) -> None:
-        with self._lock:
-            if self._renewing or self._spawn is None:
+        with locked():
+            if self._renewing == process_id() or self._spawn is None:
                 return
-            self._renewing = True
+            self._renewing = process_id()
         try:
             self._spawn(self._background(user_agent))
         except RuntimeError:  # no thread can be started, as at the interpreter's exit
-            self._renewing = False
+            self._renewing = ""
 
     def _background(self, user_agent: str | None) -> Generator[Effect, Any, None]:
         try:
             yield from self.acquire(user_agent, background=False)
         finally:
-            self._renewing = False
+            self._renewing = ""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,9 +25,11 @@ import httpx
 
 from ._drive import aperform, in_trio, perform
 from ._flow import ConnectionLostError, Effect, Release, Steps, TokenRequest
+from ._fresh import Fresh
 from ._grant import Grant
 from ._httpx_wire import BYTE_STREAMS, INSTALLED, aanswer, answer, origin_of, outgoing, request_of
 from ._origin import AllowedOrigins
+from ._token import Token
 
 if TYPE_CHECKING:
     import httpx2
@@ -54,11 +57,27 @@ class HttpxFace(_Auth):
 
     _grant: Grant
     _origins: AllowedOrigins
+    _fresh: Fresh | None = None
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
         """Authenticate one request of a sync client."""
-        steps = Steps(self._flow(request))
+        token, fresh = None, self._fresh
         response: Any = None
+        if (
+            fresh is not None
+            and fresh.source.token is fresh.token
+            and time.time() < fresh.wall
+            and time.monotonic() < fresh.monotonic
+            and (url := request.url).raw_host == fresh.raw_host
+            and url.port == fresh.port
+            and url.scheme == fresh.scheme
+        ):
+            request.headers["Authorization"] = fresh.header
+            response = yield request
+            if response.status_code != 401:
+                return
+            token = fresh.token
+        steps = Steps(self._flow(request, token, response))
         while (effect := steps.next()) is not None:
             sent: Any = None
             try:
@@ -81,8 +100,23 @@ class HttpxFace(_Auth):
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         """Authenticate one request of an async client, under asyncio or trio."""
-        steps = Steps(self._flow(request))
+        token, fresh = None, self._fresh
         response: Any = None
+        if (
+            fresh is not None
+            and fresh.source.token is fresh.token
+            and time.time() < fresh.wall
+            and time.monotonic() < fresh.monotonic
+            and (url := request.url).raw_host == fresh.raw_host
+            and url.port == fresh.port
+            and url.scheme == fresh.scheme
+        ):
+            request.headers["Authorization"] = fresh.header
+            response = yield request
+            if response.status_code != 401:
+                return
+            token = fresh.token
+        steps = Steps(self._flow(request, token, response))
         while (effect := steps.next()) is not None:
             sent: Any = None
             try:
@@ -101,15 +135,20 @@ class HttpxFace(_Auth):
             except BaseException as raised:
                 steps.error = raised
 
-    def _flow(self, request: Any) -> Generator[Effect | Send, Any, None]:
-        if not self._origins.admit(origin_of(request.url)):
-            yield Send(request)
-            return
-        user_agent = request.headers.get("User-Agent")
-        minted: list[Any] = []
-        token = self._grant.fresh_token() or (yield from self._grant.acquire(user_agent, minted=minted))
-        request.headers["Authorization"] = f"Bearer {token.access_token}"
-        response = yield Send(request)
+    def _flow(
+        self, request: Any, token: Token | None = None, response: Any = None
+    ) -> Generator[Effect | Send, Any, None]:
+        """Authenticate one request, or go on where it was answered `response` to `token`."""
+        minted: list[Token] = []
+        if token is None:
+            if not self._origins.admit(origin_of(request.url)):
+                yield Send(request)
+                return
+            user_agent = request.headers.get("User-Agent")
+            token = self._grant.fresh_token() or (yield from self._grant.acquire(user_agent, minted=minted))
+            request.headers["Authorization"] = f"Bearer {token.access_token}"
+            self._fresh = self._grant.fresh(token, self._origins.home)
+            response = yield Send(request)
         sent = request_of(response, request)  # after redirects, the last hop: what came before it is not repeated
         rejected = response.status_code == httpx.codes.UNAUTHORIZED
         if token in minted and not rejected:
@@ -121,7 +160,7 @@ class HttpxFace(_Auth):
         ):
             return
         replacement = yield from self._grant.recover(
-            token, replayable=_is_replayable(sent.stream), user_agent=user_agent
+            token, replayable=_is_replayable(sent.stream), user_agent=request.headers.get("User-Agent")
         )
         if replacement is not None:
             sent.headers["Authorization"] = f"Bearer {replacement.token.access_token}"

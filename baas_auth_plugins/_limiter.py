@@ -8,9 +8,8 @@ from the moment its answer came, which is never before the gateway counted it.
 from __future__ import annotations
 
 import math
-import threading
 
-from ._fork import on_fork
+from ._fork import locked
 
 __all__ = ["RateLimiter"]
 
@@ -18,18 +17,18 @@ __all__ = ["RateLimiter"]
 class RateLimiter:
     """Keeps token requests within `requests` in any `seconds`, both from the provider's declaration."""
 
+    __slots__ = ("__weakref__", "_blocked_until", "_counted", "_requests", "_seconds", "_slots")
+
     def __init__(self, limit: tuple[int, float] | None) -> None:
         self._requests: float
         self._requests, self._seconds = limit or (math.inf, 0.0)
         self._counted: dict[int, float] = {}
         self._slots = 0
         self._blocked_until = -math.inf
-        self._lock = threading.RLock()
-        on_fork(self)
 
     def delay(self, now: float) -> float:
         """Return the seconds until a token request may be sent; 0 if one may be sent at once."""
-        with self._lock:
+        with locked():
             self._counted = {slot: at for slot, at in self._counted.items() if now - at < self._seconds}
             free = max(self._blocked_until - now, 0.0)
             excess = len(self._counted) - self._requests
@@ -39,7 +38,7 @@ class RateLimiter:
 
     def take(self, now: float) -> tuple[float, int]:
         """Return the seconds to wait and, where that is 0, the slot that the request now occupies."""
-        with self._lock:
+        with locked():
             wait = self.delay(now)
             if wait == 0 and self._seconds:
                 self._slots += 1
@@ -49,14 +48,10 @@ class RateLimiter:
     def answered(self, slot: int, now: float) -> None:
         """Count the request from `now` on, when its answer or its failure came."""
         if self._seconds:
-            with self._lock:
+            with locked():
                 self._counted[slot] = now  # also where the answer took longer than the window
 
     def block(self, seconds: float, now: float) -> None:
         """Let no token request out for `seconds`: the gateway said so."""
-        with self._lock:
+        with locked():
             self._blocked_until = max(self._blocked_until, now + seconds)
-
-    def reset_after_fork(self) -> None:
-        """Replace the lock, which a thread that does not exist here may hold."""
-        self._lock = threading.RLock()

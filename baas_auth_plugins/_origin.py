@@ -15,7 +15,7 @@ import idna
 
 from .exceptions import ConfigurationError, InsecureTransportError
 
-__all__ = ["AllowedOrigins", "Origin", "origin", "origin_of_url", "parse_origin"]
+__all__ = ["AllowedOrigins", "Origin", "is_default_port", "origin", "origin_of_url", "parse_origin"]
 
 Origin = tuple[str, str, int]
 """Scheme, host and port."""
@@ -24,6 +24,7 @@ logger = logging.getLogger("baas_auth_plugins")
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _MOST_WARNINGS = 1000
+_CURE = "must be an origin such as 'https://api.example.com'"
 
 
 @lru_cache(maxsize=1024)
@@ -54,6 +55,12 @@ def origin_of_url(url: str) -> Origin | None:
         return None
 
 
+def is_default_port(found: Origin) -> bool:
+    """Tell whether an origin's URLs need not name its port."""
+    scheme, _, port = found
+    return port == _DEFAULT_PORTS[scheme]
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether a normalised host is this machine."""
     try:
@@ -69,10 +76,14 @@ def parse_origin(parameter: str, value: object) -> tuple[str, Origin]:
         ConfigurationError: it is not an origin: not a str, or with a path, query or userinfo.
         InsecureTransportError: it is not https, and not loopback either.
     """
-    cure = f"{parameter} must be an origin such as 'https://api.example.com'"
     if not isinstance(value, str):
-        raise ConfigurationError(f"{cure}, not {type(value).__name__}")
-    text = value.strip()
+        raise ConfigurationError(f"{parameter} {_CURE}, not {type(value).__name__}")
+    return _parse_origin(parameter, value.strip())
+
+
+@lru_cache(maxsize=1024)
+def _parse_origin(parameter: str, text: str) -> tuple[str, Origin]:
+    cure = f"{parameter} {_CURE}"
     try:
         parts = urlsplit(text)
         found = origin(parts.scheme, parts.hostname or "", parts.port)
@@ -82,29 +93,43 @@ def parse_origin(parameter: str, value: object) -> tuple[str, Origin]:
         raise ConfigurationError(f"{cure}: scheme, host and at most a port")
     if "@" in parts.netloc or parts.path not in ("", "/") or "?" in text or "#" in text:
         raise ConfigurationError(f"{cure}: without userinfo, path, query or fragment")
-    scheme, host, port = found
+    scheme, host, _ = found
     if scheme != "https" and not is_loopback(host):
         raise InsecureTransportError(f"{parameter} must use https: the client secret and the token travel there")
+    return _text(found), found
+
+
+def _text(found: Origin) -> str:
+    scheme, host, port = found
     shown = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{shown}" + ("" if port == _DEFAULT_PORTS[scheme] else f":{port}"), found
+    return f"{scheme}://{shown}" + ("" if is_default_port(found) else f":{port}")
 
 
 class AllowedOrigins:
-    """The origins that may receive the token. Each other one that is asked for is warned of once."""
+    """The origins that may receive the token. Each other one that is asked for is warned of once.
+
+    Attributes:
+        home: the first of them, which most requests go to.
+    """
+
+    __slots__ = ("_all", "_warned", "home")
 
     def __init__(self, origins: Iterable[Origin]) -> None:
-        self._origins = frozenset(origins)
-        self._warned: set[Origin | None] = set()
+        self._all = tuple(origins)
+        self.home = self._all[0]
+        self._warned: tuple[Origin | None, ...] = ()
 
-    def __contains__(self, candidate: Origin | None) -> bool:
-        return candidate in self._origins
+    @property
+    def further(self) -> list[str]:
+        """All of them but `home`, as text."""
+        return [_text(further) for further in self._all[1:]]
 
     def admit(self, candidate: Origin | None) -> bool:
         """Tell whether a request to this origin gets the token."""
-        if candidate in self._origins:
+        if candidate in self._all:
             return True
         if candidate not in self._warned and len(self._warned) < _MOST_WARNINGS:
-            self._warned.add(candidate)
+            self._warned += (candidate,)
             logger.warning(
                 "a request to %s goes out without a token: it is neither base_url nor in allowed_origins",
                 "{}://{}:{}".format(*candidate) if candidate else "an unknown origin",

@@ -1,8 +1,8 @@
 """What the processes that share a cache know together of one token, and how it lies in the cache.
 
 Spans of time are written as the seconds that are left, and shortened on reading by the time that the
-record has lain there, which its remaining time to live tells. So no two clocks need agree. Only
-the end of a token's life is checked against the wall clock, too: a record can be put back.
+record has lain there, which its remaining time to live tells. So no two clocks need agree. But a token's
+age is the larger of that and what the wall clock says, as ever: a record can be put back.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Record:
                 sorted(self.token.scopes),
                 self.token.issued_at,
                 self.token.expires_in,
-                now.since(Instant(self.token.issued_at, self.token.monotonic)),
+                now.monotonic - self.token.monotonic,
             ]
         if self.failure is not None:
             told = {name: getattr(self.failure, name) for name in _ERROR_FIELDS}
@@ -94,10 +94,8 @@ class Record:
         """Return what `encode` gave, after it has lain for some seconds."""
         if "token" in known:
             access_token, scopes, issued_at, expires_in, age = known["token"]
-            age = max(age + lain, now.wall - issued_at)
-            known["token"] = Token(
-                access_token, "Bearer", frozenset(scopes), now.wall - age, expires_in, now.monotonic - age
-            )
+            minted = now.monotonic - (age + lain)
+            known["token"] = Token(access_token, "Bearer", frozenset(scopes), issued_at, expires_in, minted)
         if "failure" in known:
             name, message, told, missing = known["failure"]
             known["failure"] = failure = getattr(exceptions, name)(message, **told)

@@ -6,14 +6,13 @@ the token, the pauses and the limits that earlier ones left.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from cachetools import LRUCache
 
-from ._fork import on_fork
+from ._fork import locked
 
 __all__ = ["Registry"]
 
@@ -26,16 +25,10 @@ class Registry(Generic[T]):
     def __init__(self, kept: int = 1024) -> None:
         self._recent: LRUCache[Hashable, T] = LRUCache(kept)
         self._in_use: WeakValueDictionary[Hashable, T] = WeakValueDictionary()
-        self.reset_after_fork()
-        on_fork(self)
-
-    def reset_after_fork(self) -> None:
-        """Replace the lock, which a thread that does not exist here may hold."""
-        self._lock = threading.RLock()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the thing of this key."""
-        with self._lock:
+        with locked():
             found = self._in_use.get(key)
             if found is None:
                 found = self._in_use[key] = make()

@@ -23,6 +23,7 @@ from urllib3.util import Timeout
 from ._drive import perform, run
 from ._flow import MAX_RESPONSE_BYTES, Effect, NetworkError, Release, TokenRequest, TokenResponse
 from ._fork import on_fork
+from ._fresh import Fresh
 from ._grant import Grant
 from ._origin import AllowedOrigins, origin_of_url
 from ._token import Token
@@ -33,6 +34,26 @@ __all__ = ["RequestsFace", "SessionTransport", "spawn"]
 _USER_AGENT = "baas-auth-plugins"
 
 
+class _Private:
+    """The session of all who have none. Connections are all that it keeps."""
+
+    def __init__(self) -> None:
+        self._session: requests.Session | None = None
+        on_fork(self)
+
+    def session(self) -> requests.Session:
+        """Return the session, made at first use."""
+        session = self._session = self._session or requests.Session()
+        return session
+
+    def reset_after_fork(self) -> None:
+        """Leave the connections to the parent process."""
+        self._session = None
+
+
+_private = _Private()
+
+
 class SessionTransport:
     """Sends token requests over a `requests.Session`: with its proxies, CA, client certificate and adapters.
 
@@ -40,13 +61,13 @@ class SessionTransport:
     and the session's cookies, headers and auth stay out of it and as they are.
 
     Args:
-        session: the caller's, or None for a private one.
+        session: the caller's, or None for a private one, which the whole process shares.
     """
+
+    __slots__ = ("session",)
 
     def __init__(self, session: requests.Session | None = None) -> None:
         self.session = session
-        self._private: requests.Session | None = None
-        on_fork(self)
 
     @property
     def user_agent(self) -> str:
@@ -54,15 +75,9 @@ class SessionTransport:
         said = self.session.headers.get("User-Agent") if self.session is not None else None
         return said if isinstance(said, str) else _USER_AGENT
 
-    def reset_after_fork(self) -> None:
-        """Leave the private session's connections to the parent process."""
-        self._private = None
-
     def __call__(self, request: TokenRequest) -> TokenResponse:
         """Send one token request; raise `NetworkError` if no answer comes."""
-        session = self.session
-        if session is None:
-            session = self._private = self._private or requests.Session()
+        session = self.session or _private.session()
         body = request.body or None
         prepared = requests.Request("POST", request.url, headers=dict(request.headers), data=body).prepare()
         until = time.monotonic() + request.timeout
@@ -107,9 +122,30 @@ class RequestsFace(requests.auth.AuthBase):
     _grant: Grant
     _origins: AllowedOrigins
     _transport: SessionTransport
+    _fresh: Fresh | None = None
 
     def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
         """Attach the token, and watch the response for a 401."""
+        fresh = self._fresh
+        if (
+            fresh is not None
+            and fresh.hook is not None
+            and fresh.source.token is fresh.token
+            and time.time() < fresh.wall
+            and time.monotonic() < fresh.monotonic
+        ):
+            try:
+                hooks = r.hooks
+                if r.url.startswith(fresh.prefix) and not hooks["response"]:  # type: ignore[union-attr]  # see below
+                    r.headers["Authorization"] = fresh.header
+                    # A copy of a prepared request shares its hooks with the original: give it lists of its own.
+                    r.hooks = {**hooks, "response": [fresh.hook]}
+                    return r
+            except (AttributeError, TypeError):  # no prepared request at all, or one without a URL
+                pass
+        return self._authenticate(r)
+
+    def _authenticate(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
         if not (hasattr(r, "register_hook") and hasattr(r, "body") and isinstance(getattr(r, "url", None), str)):
             raise TypeError(
                 f"{type(self).__name__} authenticates requests.Session, httpx.Client, httpx.AsyncClient"
@@ -117,23 +153,38 @@ class RequestsFace(requests.auth.AuthBase):
             )
         if not self._origins.admit(origin_of_url(r.url or "")):
             return r
-        minted: list[Token] = []
-        token = self._grant.fresh_token() or run(self._grant.acquire(_user_agent(r), minted=minted), self._transport)
+        grant, minted = self._grant, list[Token]()
+        token = grant.fresh_token() or run(grant.acquire(_user_agent(r), minted=minted), self._transport)
         r.headers["Authorization"] = f"Bearer {token.access_token}"
-        # A copy of a prepared request shares its hooks with the original: give it lists of its own.
+        watch = _Watch(grant, self._origins, self._transport)
         r.hooks = {event: [hook for hook in hooks if not _is_ours(hook)] for event, hooks in r.hooks.items()}
-        r.register_hook("response", partial(self._on_response, token, token in minted))
+        r.register_hook("response", partial(watch, token, token in minted))
+        self._fresh = fresh = grant.fresh(token, self._origins.home)
+        if fresh is not None:
+            fresh.hook = partial(watch, token, False)
         return r
 
-    def _on_response(self, token: Token, own: bool, response: requests.Response, **kwargs: Any) -> requests.Response:
+
+class _Watch:
+    """Watches responses for a 401. It knows all of an auth object but the object, which so is in no cycle."""
+
+    __slots__ = ("grant", "origins", "transport")
+
+    def __init__(self, grant: Grant, origins: AllowedOrigins, transport: SessionTransport) -> None:
+        self.grant = grant
+        self.origins = origins
+        self.transport = transport
+
+    def __call__(self, token: Token, own: bool, response: requests.Response, **kwargs: Any) -> requests.Response:
+        """Return the response, or the answer to a replay with another token than `token`."""
         request = response.request
         rejected = response.status_code == requests.codes.unauthorized
         if own and not rejected:
-            run(self._grant.accepted(token), self._transport)
+            run(self.grant.accepted(token), self.transport)
         if (
             not rejected
             or request.headers.get("Authorization") != f"Bearer {token.access_token}"
-            or not self._origins.admit(origin_of_url(request.url or ""))
+            or not self.origins.admit(origin_of_url(request.url or ""))
         ):
             return response
 
@@ -143,8 +194,8 @@ class RequestsFace(requests.auth.AuthBase):
             response.content  # noqa: B018  # reading it gives the connection back to the pool
             return response.close()
 
-        recover = self._grant.recover(token, replayable=_is_replayable(request), user_agent=_user_agent(request))
-        replacement = run(recover, self._transport, release)
+        recover = self.grant.recover(token, replayable=_is_replayable(request), user_agent=_user_agent(request))
+        replacement = run(recover, self.transport, release)
         if replacement is None:
             return response
         replay = request.copy()
@@ -158,12 +209,12 @@ class RequestsFace(requests.auth.AuthBase):
         answer: requests.Response = response.connection.send(replay, **kwargs)
         answer.history.append(response)
         answer.request = replay
-        run(self._grant.replayed(replacement, answer.status_code), self._transport)
+        run(self.grant.replayed(replacement, answer.status_code), self.transport)
         return answer
 
 
 def _is_ours(hook: Any) -> bool:
-    return isinstance(hook, partial) and getattr(hook.func, "__func__", None) is RequestsFace._on_response
+    return isinstance(hook, partial) and isinstance(hook.func, _Watch)
 
 
 def _user_agent(request: requests.PreparedRequest) -> str | None:

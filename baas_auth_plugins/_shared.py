@@ -17,7 +17,6 @@ from contextlib import suppress
 from typing import Any
 
 from ._flow import Clock, Effect, Join, Waiter
-from ._fork import on_fork
 from .cache import TokenCache
 
 __all__ = ["CacheDownError", "SharedCache"]
@@ -25,7 +24,8 @@ __all__ = ["CacheDownError", "SharedCache"]
 logger = logging.getLogger("baas_auth_plugins")
 
 _AFTER_FAILURE = (5.0, 10.0, 20.0, 30.0)
-_MOST_STUCK = 8
+
+Operation = Callable[[TokenCache], Any]
 
 
 class CacheDownError(Exception):
@@ -41,63 +41,59 @@ class SharedCache:
         self._clock = clock
         self._failures = 0
         self._down_until = 0.0
-        self.reset_after_fork()
-        on_fork(self)
 
-    def reset_after_fork(self) -> None:
-        """Forget the threads, which do not exist here."""
-        self._stuck: set[Waiter] = set()
-
-    def use(self, operation: Callable[[TokenCache], Any], patience: float) -> Generator[Effect, Any, Any]:
+    def use(self, operation: Operation, patience: float, undo: Operation | None = None) -> Generator[Effect, Any, Any]:
         """Return what the operation returns.
 
         Args:
-            operation: calls a method of the cache.
+            operation: uses the cache, and returns something and whether it has changed what is kept. Only a change
+                shows that a cache is back: one that is full, or a replica, can be read all the time.
             patience: seconds to wait for it.
+            undo: takes the change back, should it be made after nobody waits any more.
 
         Raises:
             CacheDownError: it failed or took too long, now or a moment ago.
         """
         now = self._clock().monotonic
-        if now < self._down_until or len(self._stuck) >= _MOST_STUCK:
+        if now < self._down_until:
             raise CacheDownError
+        failures = self._failures
+        if failures:  # one at a time finds out whether it is back
+            self._down_until = now + patience
         try:
-            result = operation(self.cache) if not self.blocking else (yield from self._aside(operation, now + patience))
+            if self.blocking:
+                result = yield from self._aside(_Errand(self.cache, operation, undo), now + patience)
+            else:
+                result = operation(self.cache)
         except Exception as error:  # whatever a cache raises, it must not cost a call
-            self._went_down(error)
+            if failures == self._failures:  # nobody else has told it
+                self._went_down(error)
             raise CacheDownError from None
-        if self._failures:
+        self._down_until = 0.0
+        if self._failures and result[1]:
             self._failures = 0
             logger.info("the token cache is back")
         return result
 
-    def start(self, operation: Callable[[TokenCache], Any]) -> None:
+    def start(self, operation: Operation) -> None:
         """Begin an operation that nobody waits for."""
         if self.blocking and self._clock().monotonic >= self._down_until:
             with suppress(RuntimeError):
-                _in_daemon_thread(lambda: _attempt(operation, self.cache, []))
+                _in_daemon_thread(_Errand(self.cache, operation, None))
 
-    def _aside(self, operation: Callable[[TokenCache], Any], deadline: float) -> Generator[Effect, Any, Any]:
-        waiter, outcome = Waiter(deadline), list[Any]()
-
-        def work() -> None:
-            _attempt(operation, self.cache, outcome)
-            self._stuck.discard(waiter)
-            with suppress(RuntimeError):  # its event loop is closed
-                waiter.wake()
-
-        _in_daemon_thread(work)
-        while not outcome and (left := deadline - self._clock().monotonic) > 0:
-            yield Join(waiter, left, 0)
-        if not outcome:
-            self._stuck.add(waiter)
-            if outcome:
-                self._stuck.discard(waiter)
+    def _aside(self, errand: _Errand, deadline: float) -> Generator[Effect, Any, Any]:
+        waiter = errand.waiter = Waiter(deadline)
+        try:
+            _in_daemon_thread(errand)
+            while not waiter.woken and (left := deadline - self._clock().monotonic) > 0:
+                yield Join(waiter, left, 0)
+        finally:
+            errand.abandoned = not waiter.woken
+        if errand.abandoned:
             raise TimeoutError
-        result, error = outcome
-        if error is not None:
-            raise error
-        return result
+        if errand.error is not None:
+            raise errand.error
+        return errand.result
 
     def _went_down(self, error: Exception) -> None:
         pause = _AFTER_FAILURE[min(self._failures, len(_AFTER_FAILURE) - 1)]
@@ -110,11 +106,31 @@ class SharedCache:
         self._failures += 1
 
 
-def _attempt(operation: Callable[[TokenCache], Any], cache: TokenCache, outcome: list[Any]) -> None:
-    try:
-        outcome[:] = operation(cache), None
-    except Exception as error:
-        outcome[:] = None, error
+class _Errand:
+    """An operation in a thread of its own; whoever sent it may have stopped waiting."""
+
+    def __init__(self, cache: TokenCache, operation: Operation, undo: Operation | None) -> None:
+        self._cache = cache
+        self._operation = operation
+        self._undo = undo
+        self.waiter: Waiter | None = None
+        self.abandoned = False
+        self.result: Any = None
+        self.error: Exception | None = None
+
+    def __call__(self) -> None:
+        try:
+            self.result = self._operation(self._cache)
+        except Exception as error:
+            self.error = error
+        if self.waiter is None:
+            return
+        if not self.abandoned:
+            with suppress(RuntimeError):  # its event loop is closed
+                self.waiter.wake()
+        if self.abandoned and self._undo is not None and self.error is None and self.result[1]:
+            with suppress(Exception):  # it lapses by itself
+                self._undo(self._cache)
 
 
 def _in_daemon_thread(function: Callable[[], None]) -> None:

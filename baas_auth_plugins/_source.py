@@ -13,7 +13,6 @@ A source knows no HTTP library. Everyone who has the same cache key shares it. T
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from ._client import Client, logger
 from ._fleet import Fleet, NotNowError, Turn
 from ._flight import FULL, ONCE, SingleFlight
 from ._flow import Clock, ConnectionLostError, Effect, OutOfTimeError
-from ._fork import on_fork
+from ._fork import locked
 from ._limiter import RateLimiter
 from ._record import Record
 from ._token import Instant, State, Token, digest
@@ -42,6 +41,7 @@ _BRAKE_FORGETS = 60.0
 _AFTER_A_LOOK = (0.25, 0.75)  # seconds: how soon to look again what another process is doing
 _LONGEST_LOOK = 1.0
 _NEWER = 1.0  # seconds by which a token must live longer than ours to be taken for another
+_SAME_MOMENT = 0.1  # seconds: what is told of a token's age by way of a cache is not exact
 
 _TOLD = (TokenEndpointError, ConfigurationError)
 """What keeps a token from being minted: the gateway, or what the callable gives for a client secret."""
@@ -59,6 +59,7 @@ class Pause:
 
 
 _NO_PAUSE = Pause(Instant(0, 0), 0)
+_NEVER = Instant(float("-inf"), float("-inf"))
 
 
 def _step(schedule: tuple[float, ...], times: int) -> float:
@@ -68,6 +69,27 @@ def _step(schedule: tuple[float, ...], times: int) -> float:
 class TokenSource:
     """One token's state: the token, its renewal, the pauses after failures, the brake on rejections."""
 
+    __slots__ = (
+        "__weakref__",
+        "_brake",
+        "_brake_is_news",
+        "_braked",
+        "_braked_for",
+        "_clock",
+        "_failures",
+        "_fleet",
+        "_flights",
+        "_looks",
+        "_on_probation",
+        "_pause",
+        "_refusal",
+        "_rejected",
+        "_rejected_at",
+        "key",
+        "limiter",
+        "token",
+    )
+
     def __init__(self, provider: str, key: str, fleet: Fleet, limiter: RateLimiter, clock: Clock) -> None:
         self.key = key
         self.token: Token | None = None
@@ -75,23 +97,17 @@ class TokenSource:
         self._fleet = fleet
         self._clock = clock
         self._flights = SingleFlight(provider, clock)
-        self._looks = SingleFlight(provider, clock)
+        self._looks = SingleFlight(provider, clock) if fleet.shared else self._flights
         self._failures = 0
         self._pause = _NO_PAUSE  # before the next voluntary renewal; with a refusal, before any
         self._refusal: TokenEndpointError | None = None
         self._rejected: Token | None = None
-        self._rejected_at = Instant(float("-inf"), float("-inf"))
+        self._rejected_at = _NEVER
         self._on_probation: Token | None = None  # minted after a rejection, and not accepted yet
         self._braked_for: Token | None = None  # rejected although it was fresh
         self._braked = 0
         self._brake = _NO_PAUSE
         self._brake_is_news = False  # to the fleet
-        self.reset_after_fork()
-        on_fork(self)
-
-    def reset_after_fork(self) -> None:
-        """Replace the lock, which a thread that does not exist here may hold."""
-        self._lock = threading.RLock()
 
     @property
     def is_shared(self) -> bool:
@@ -178,14 +194,14 @@ class TokenSource:
             self._fleet.change_some_time(turn.give_back)
             raise
         except TokenEndpointError as error:
-            self._failed(client, before, started, error)
+            self._failed(client, before, started, error, known=turn.failed_elsewhere)
             yield from self._fleet.change(partial(self._tell_failure, turn, error))
             raise
         except (BaaSAuthError, OutOfTimeError) as error:
             if isinstance(error, ConfigurationError):
                 self._failed(client, before, started, error)
             elif isinstance(error, BaaSAuthError):  # the secret has changed: who found out renews with the new one
-                with self._lock:
+                with locked():
                     self._pause, self._refusal = Pause(self._clock(), client.timeout), None
             yield from self._fleet.change(turn.give_back)
             raise
@@ -202,18 +218,24 @@ class TokenSource:
 
     def _wants(self, client: Client, before: Token | None, effort: int, found: Token) -> bool:
         """Tell whether a token is better than the one at hand."""
-        now, rejected = self._clock(), self._rejected
+        now = self._clock()
         state = found.state(now, client.leeway)
-        if state is State.DEAD or (rejected is not None and found.access_token == rejected.access_token):
+        if state is State.DEAD or self._is_past(found, self._rejected):
             return False
         if before is None or effort == FULL:
             return True
         return found.remaining(now) > before.remaining(now) + _NEWER and (self._fleet.shared or state is State.FRESH)
 
+    def _is_past(self, found: Token, dropped: Token | None) -> bool:
+        """Tell whether a token is the one that was dropped, or one that was minted before it."""
+        if dropped is None:
+            return False
+        return found.access_token == dropped.access_token or found.monotonic < dropped.monotonic - _SAME_MOMENT
+
     def _learn(self, record: Record) -> None:
         """Take over what another process ran into."""
         now = self._clock()
-        with self._lock:
+        with locked():
             if record.pause > self._pause.left(now):
                 self._pause, self._failures = Pause(now, record.pause), record.failures
                 self._refusal = record.failure if record.refused else None
@@ -254,13 +276,13 @@ class TokenSource:
 
     def _rest(self, seconds: float) -> None:
         now = self._clock()
-        with self._lock:
+        with locked():
             if self._pause.left(now) < seconds:
                 self._pause = Pause(now, seconds)
 
     def _landed(self, token: Token, effort: int, found: Record | None) -> bool:
         now = self._clock()
-        with self._lock:
+        with locked():
             if self.token is not None and token.monotonic < self.token.monotonic:
                 return False  # late: somebody has a newer one
             self._failures, self._refusal = 0, None
@@ -282,26 +304,33 @@ class TokenSource:
             self._braked_for = token
 
     def _failed(
-        self, client: Client, before: Token | None, started: Instant, error: BaaSAuthError | ConnectionLostError
+        self,
+        client: Client,
+        before: Token | None,
+        started: Instant,
+        error: BaaSAuthError | ConnectionLostError,
+        *,
+        known: bool = False,
     ) -> None:
         now = self._clock()
         status = error.status_code if isinstance(error, TokenEndpointError) else None
         refusal = error if isinstance(error, TokenEndpointError) and _is_refusal(error) else None
-        with self._lock:
+        with locked():
             if self.token is not before:
                 return  # late: somebody has a newer token
-            if (refusal is None) != (self._refusal is None):
-                self._failures = 0
-            schedule = _AFTER_FAILURE if refusal is None else _AFTER_REFUSAL
-            self._pause = Pause(now, _step(schedule, self._failures))
-            self._failures += 1
+            if not known:
+                if (refusal is None) != (self._refusal is None):
+                    self._failures = 0
+                schedule = _AFTER_FAILURE if refusal is None else _AFTER_REFUSAL
+                self._pause = Pause(now, _step(schedule, self._failures))
+                self._failures += 1
             self._refusal = refusal and refusal.own_copy()  # without the traceback, and so the caller's frames
         logger.warning(
             "%s: no new token (%s%s), the next try is in %g s",
             client.name,
             type(error).__name__,
             f" {status}" if status else "",
-            self._pause.seconds,
+            self._pause.left(now),
         )
         client.tell(
             RenewalFailed,
@@ -310,7 +339,7 @@ class TokenSource:
                 "duration": now.since(started),
                 "error": type(error).__name__,
                 "status_code": status,
-                "cooldown": self._pause.seconds,
+                "cooldown": self._pause.left(now),
             },
         )
 
@@ -322,7 +351,7 @@ class TokenSource:
             limit holds neither is so: the 401 stands then, and the token stays.
         """
         now = self._clock()
-        with self._lock:
+        with locked():
             dropped = False
             self._note_rejection(token, now)
             if self.token is token:
@@ -346,7 +375,7 @@ class TokenSource:
         From nobody else: where a new token kills the one before, all other requests are replayed, and accepted,
         after each mint that a path causes which always answers 401.
         """
-        with self._lock:
+        with locked():
             if token is not self._braked_for:
                 self._brake_is_news = bool(self._braked or self._on_probation)
                 self._braked, self._brake, self._on_probation = 0, _NO_PAUSE, None
@@ -354,7 +383,7 @@ class TokenSource:
     def replay_rejected(self, token: Token) -> None:
         """Take note that the API answered 401 to the replay, too: the brake goes on."""
         now = self._clock()
-        with self._lock:
+        with locked():
             self._note_rejection(token, now)
             if token is not self._braked_for:
                 self._put_brake_on(token, now)
@@ -408,18 +437,18 @@ class TokenSource:
         if record is None:
             return
         self._learn(record)
-        found, rejected = record.token, (token, self._rejected)
+        found = record.token
         if found is None or found.state(self._clock(), client.leeway) is State.DEAD:
             return
-        with self._lock:
-            if self.token is token and all(one is None or one.access_token != found.access_token for one in rejected):
+        with locked():
+            if self.token is token and not (self._is_past(found, token) or self._is_past(found, self._rejected)):
                 self._adopt(found, record)
 
     def forget(self, token: Token | None = None) -> Generator[Effect, Any, None]:
         """Drop this token, or whichever is known, here and in the cache."""
         dropped = token or self.token or (yield from self.cached())
         if dropped is not None:
-            with self._lock:
+            with locked():
                 self._note_dropped(dropped)
                 if self.token is dropped:
                     self.token = None

@@ -75,6 +75,11 @@ class Token:
         """Return the seconds of life left at `now`."""
         return self.expires_in - now.since(Instant(self.issued_at, self.monotonic))
 
+    def fresh_until(self, leeway: float) -> Instant:
+        """Return the moment on each clock from which the token is not fresh any more."""
+        span = self.expires_in - min(leeway, self.expires_in / 2)
+        return Instant(self.issued_at + span, self.monotonic + span)
+
     def state(self, now: Instant, leeway: float) -> State:
         """Return how far through its life the token is.
 

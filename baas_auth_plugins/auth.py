@@ -33,6 +33,8 @@ _PROCESS_CACHE = MemoryTokenCache()
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _LONGEST = 1e9
+_MADE_ANEW = ("_fresh", "_grant", "_origins", "_transport")
+_NO_HEADERS: dict[str, str] = {}
 _HEADERS_OF_OURS = {"authorization", "content-length", "transfer-encoding"}
 
 
@@ -85,14 +87,12 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
         allowed_origins: Iterable[str] = (),
         on_event: Callable[[Event], object] | None = None,
     ) -> None:
-        self._parameters = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         provider = getattr(type(self), "provider", None)
         if not isinstance(provider, Provider):
             raise ConfigurationError(f"{type(self).__name__} has no `provider`; use a subclass that names its gateway")
         origin_text, origin = parse_origin("base_url", _base_url(provider, environment, base_url))
         if isinstance(allowed_origins, str) or not isinstance(allowed_origins, Iterable):
             raise ConfigurationError("allowed_origins must be a list of origins, such as ['https://api.example.com']")
-        self._parameters["allowed_origins"] = allowed_origins = tuple(allowed_origins)
         self._origins = AllowedOrigins(
             [origin, *(parse_origin("allowed_origins", extra)[1] for extra in allowed_origins)]
         )
@@ -109,7 +109,6 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
             headers=_headers(headers),
             on_event=on_event,
         )
-        self._parameters["scope"] = client.scope
         if session is not None and not hasattr(session, "get_adapter"):
             raise ConfigurationError(f"session must be a requests.Session, not {type(session).__name__}")
         if cache is not None and not all(callable(getattr(cache, method, None)) for method in ("get", "swap")):
@@ -189,10 +188,28 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
 
     def __getstate__(self) -> dict[str, Any]:
         # The parameters make the object anew: locks, connections and tokens stay behind.
-        return {name: value for name, value in vars(self).items() if name not in ("_grant", "_origins", "_transport")}
+        client, grant = self._grant.client, self._grant
+        parameters = {
+            "client_id": client.client_id,
+            "client_secret": grant.secret,
+            "scope": client.scope,
+            "environment": next(iter(self.provider.environments)),
+            "base_url": client.base_url,
+            "leeway": client.leeway,
+            "timeout": client.timeout,
+            "max_wait": client.max_wait,
+            "cache": None if grant.cache is _PROCESS_CACHE else grant.cache,
+            "session": self._transport.session,
+            "headers": client.headers,
+            "background_renewal": grant.renews_in_background,
+            "allowed_origins": self._origins.further,
+            "on_event": client.on_event,
+        }
+        kept = {name: value for name, value in vars(self).items() if name not in _MADE_ANEW}
+        return {"_parameters": parameters, **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        OAuth2ClientCredentialsAuth.__init__(self, **state["_parameters"])
+        OAuth2ClientCredentialsAuth.__init__(self, **state.pop("_parameters"))
         vars(self).update(state)
 
 
@@ -232,9 +249,9 @@ def _seconds(parameter: str, value: object, at_least: float | None = None) -> fl
     return float(value)
 
 
-def _headers(value: object) -> dict[str, str]:
+def _headers(value: object) -> Mapping[str, str]:
     if value is None:
-        return {}
+        return _NO_HEADERS
     if not isinstance(value, Mapping):
         raise ConfigurationError("headers must be a mapping of str to str")
     for name, content in value.items():

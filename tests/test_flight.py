@@ -10,7 +10,7 @@ from conftest import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baas_auth_plugins import BaaSAuthError, RateLimitError, TokenEndpointError, TokenEndpointUnavailableError
+from baas_auth_plugins import BaaSAuthError, RateLimitError, TokenEndpointError, TokenEndpointUnavailableError, _fork
 from baas_auth_plugins._flight import FULL, ONCE, SingleFlight
 from baas_auth_plugins._flow import ConnectionLostError, Join, OutOfTimeError, Sleep, TokenRequest, Waiter
 from baas_auth_plugins._token import Instant
@@ -487,7 +487,7 @@ def test_waiting_in_the_leaders_own_thread_is_no_use(airport: Airport) -> None:
 def test_forked_child_starts_afresh(airport: Airport) -> None:
     """In a child process the parent's leader does not exist, so nobody waits for it."""
     Caller(airport)
-    airport.flights.reset_after_fork()
+    _fork._after_fork_in_child()
     assert Caller(airport).leads
 
 

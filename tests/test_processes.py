@@ -84,7 +84,7 @@ def test_fork_while_every_lock_is_held(sandbox: Sandbox) -> None:
 def _locks_of(auth: AxiaAuth) -> list[threading.Lock]:
     from baas_auth_plugins import _fork
 
-    return [thing._lock for thing in _fork._resettable if hasattr(thing, "_lock")]
+    return [_fork.locked()]
 
 
 @FORKS

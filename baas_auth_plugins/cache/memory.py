@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from cachetools import TLRUCache
 
-from .._fork import on_fork
+from .._fork import locked
 
 __all__ = ["MemoryTokenCache"]
 
@@ -28,18 +27,16 @@ class MemoryTokenCache:
         self._maxsize = maxsize
         self._timer = timer or _monotonic
         self._kept: TLRUCache[str, tuple[Any, float]] = TLRUCache(maxsize, _expiry, timer=self._timer)
-        self._lock = threading.RLock()
-        on_fork(self)
 
     def get(self, key: str) -> tuple[Any, float] | None:
         """Return what is kept under `key` and the seconds that are left to it, or None."""
-        with self._lock:
+        with locked():
             value, until = self._kept.get(key, (None, 0.0))
             return None if value is None else (value, until - self._timer())
 
     def swap(self, key: str, old: Any | None, new: Any | None, ttl: float) -> bool:
         """Put `new` in the place of `old`, None being nothing; False if something else is there."""
-        with self._lock:
+        with locked():
             if self._kept.get(key, (None, 0.0))[0] != old:
                 return False
             if new is None:
@@ -47,10 +44,6 @@ class MemoryTokenCache:
             else:
                 self._kept[key] = new, self._timer() + ttl
             return True
-
-    def reset_after_fork(self) -> None:
-        """Replace the lock, which a thread that does not exist here may hold."""
-        self._lock = threading.RLock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._maxsize,)

@@ -10,6 +10,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from redis.client import NEVER_DECODE
+from redis.connection import ConnectionPool
 
 from ..exceptions import ConfigurationError
 
@@ -31,6 +32,7 @@ if value ~= ARGV[1] then return 0 end
 if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
 return 1
 """
+_NOT_PICKLED = ("credential_provider", "redis_connect_func")
 
 
 class RedisTokenCache:
@@ -48,9 +50,11 @@ class RedisTokenCache:
 
     def __init__(self, client: Redis | RedisCluster, *, namespace: str = "baas-auth") -> None:
         execute = getattr(client, "execute_command", None)
-        if isinstance(client, type) or not callable(execute) or inspect.iscoroutinefunction(execute):
+        is_client = hasattr(client, "pipeline") and not hasattr(client, "execute")  # nor a pipeline, nor Sentinel
+        if isinstance(client, type) or not is_client or execute is None or inspect.iscoroutinefunction(execute):
             raise ConfigurationError(
-                "client must be a redis.Redis or RedisCluster; the sync one serves async code, too"
+                "client must be a redis.Redis or RedisCluster (the sync one serves async code, too);"
+                " with Sentinel it is what master_for() returns"
             )
         if not isinstance(namespace, str) or not namespace:
             raise ConfigurationError("namespace must be a non-empty str")
@@ -70,5 +74,19 @@ class RedisTokenCache:
         name = f"{self._namespace}:{key}"
         return self._client.execute_command("EVAL", script, 1, name, *arguments, **{NEVER_DECODE: []})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        pool = getattr(self._client, "connection_pool", None)
+        options = getattr(pool, "connection_kwargs", {})
+        if type(pool) is not ConnectionPool or any(options.get(name) for name in _NOT_PICKLED):
+            raise TypeError("this Redis client cannot be pickled; make the RedisTokenCache in each process")
+        plain = {name: value for name, value in options.items() if isinstance(value, str | bytes | int | float)}
+        return _unpickled, (type(self), type(self._client), pool.connection_class, plain, self._namespace)
+
     def __deepcopy__(self, memo: object) -> RedisTokenCache:
         return self  # one connection pool serves all copies
+
+
+def _unpickled(
+    cls: type[RedisTokenCache], client: type[Redis], connection: Any, options: dict[str, Any], namespace: str
+) -> RedisTokenCache:
+    return cls(client(connection_pool=ConnectionPool(connection_class=connection, **options)), namespace=namespace)

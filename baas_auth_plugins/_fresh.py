@@ -1,0 +1,52 @@
+"""The hot path: a token that is fresh until a known moment, with all that one more request needs of it.
+
+Made once per token and auth object. While the token is fresh, and still its source's, a request costs two
+clocks and a comparison with the one origin that most requests go to; all else takes the long way
+round. The faces compare these attributes themselves: a call would cost as much as all the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ._origin import Origin, is_default_port
+from ._token import Token
+
+__all__ = ["Fresh"]
+
+
+class Source(Protocol):
+    """Where the token comes from: what it holds no longer is not fresh."""
+
+    token: Token | None
+
+
+class Fresh:
+    """A token, until when it is fresh, and for whom.
+
+    Attributes:
+        header: what to send.
+        hook: what watches the response, once requests has had this token.
+        monotonic: the token is fresh until then on the monotonic clock.
+        port: of the origin, as httpx tells it.
+        prefix: what each URL of the origin begins with.
+        raw_host: of the origin, as httpx tells it.
+        scheme: of the origin.
+        source: where the token is from.
+        token: the token.
+        wall: the token is fresh until then on the wall clock.
+    """
+
+    __slots__ = ("header", "hook", "monotonic", "port", "prefix", "raw_host", "scheme", "source", "token", "wall")
+
+    def __init__(self, token: Token, source: Source, leeway: float, base_url: str, origin: Origin) -> None:
+        self.token = token
+        self.source = source
+        self.wall, self.monotonic = token.fresh_until(leeway)
+        self.header = f"Bearer {token.access_token}"
+        self.hook: Callable[..., Any] | None = None
+        self.prefix = f"{base_url}/"
+        self.scheme, host, port = origin
+        self.raw_host = host.encode("ascii")
+        self.port = None if is_default_port(origin) else port
