@@ -33,7 +33,7 @@ __all__ = ["Fleet", "NotNowError", "Turn"]
 
 R = TypeVar("R", Record, Limits)
 
-_PATIENCE, _PATIENCE_WITHOUT_TOKEN = 0.25, 2.0  # seconds for one operation
+_PATIENCE, _PATIENCE_WITHOUT_TOKEN = 0.25, 5.0  # seconds for one operation
 _LEASE = 3.0  # seconds longer than one token request
 _LOOK_AGAIN = (0.05, 0.1, 0.2, 0.4)  # seconds, with jitter
 _TRIES = 50
@@ -105,13 +105,13 @@ class Fleet:
         """
         return (yield from self._change(Record, self._key, decide, urgent, undo))
 
-    def look(self) -> Generator[Effect, Any, Record | None]:
+    def look(self, *, urgent: bool = False) -> Generator[Effect, Any, Record | None]:
         """Return the record, or None while the cache is down."""
-        return (yield from self.change(lambda _: None))[0]
+        return (yield from self.change(lambda _: None, urgent=urgent))[0]
 
-    def look_at_limits(self) -> Generator[Effect, Any, Limits | None]:
+    def look_at_limits(self, *, urgent: bool = False) -> Generator[Effect, Any, Limits | None]:
         """Return the client's limits, or None while the cache is down."""
-        return (yield from self.change_limits(lambda _: None))[0]
+        return (yield from self.change_limits(lambda _: None, urgent=urgent))[0]
 
     def change_limits(
         self, decide: Callable[[Limits], Limits | None], *, urgent: bool = False
@@ -123,6 +123,11 @@ class Fleet:
         """Do as `change`, without waiting for it."""
         if self.shared:
             self._cache.start(lambda cache: self._swap(cache, Record, self._key, decide))
+
+    def change_limits_some_time(self, decide: Callable[[Limits], Limits | None]) -> None:
+        """Do as `change_limits`, without waiting for it."""
+        if self.shared:
+            self._cache.start(lambda cache: self._swap(cache, Limits, self._limits_key, decide))
 
     def _change(
         self,
@@ -194,6 +199,7 @@ class Turn:
         self._provider = provider
         self._joined = ""  # the flight elsewhere that this one waits for
         self._leads_until = float("-inf")
+        self._over = False
         self._request = ""
 
     def look(self) -> Generator[Effect, Any, Token | None]:
@@ -209,6 +215,7 @@ class Turn:
             asked = fleet.clock().monotonic
             record, leads = yield from fleet.change(self._take_lead, urgent=self._urgent, undo=self.give_back)
             if record is None:
+                self._over = True  # from here on without the cache
                 return None
             self._learn(record)
             if leads:
@@ -232,7 +239,7 @@ class Turn:
             yield Sleep(min(left, random.uniform(pause / 2, pause)))  # noqa: S311  # jitter, not cryptography
 
     def _take_lead(self, record: Record) -> Record | None:
-        if not self._fleet.shared or (record.token is not None and self._wants(record.token)):
+        if self._over or not self._fleet.shared or (record.token is not None and self._wants(record.token)):
             return None
         if self._shares_failure(record) or (record.pause and not self._urgent):
             return None
@@ -249,25 +256,34 @@ class Turn:
         fleet, now = self._fleet, self._fleet.clock().monotonic
         if not fleet.shared or self._limiter.delay(now):
             return None
-        if self._leads_until < now + self._timeout:
-            found = yield from self.look()
-            if found is not None:
-                return found
         self._request = fleet.new_id()
         limits, counted = yield from fleet.change_limits(
             lambda limits: None if limits.wait(fleet.limit) else limits.counting(self._request, fleet.limit),
             urgent=self._urgent,
         )
+        now = fleet.clock().monotonic
         if limits is not None and not counted:
-            self._limiter.block(limits.wait(fleet.limit), fleet.clock().monotonic)
+            self._limiter.block(limits.wait(fleet.limit), now)
+        elif self._leads_until < now + self._timeout and not self._over:
+            return (yield from self.look())
         return None
 
     def left(self, retry_after: float | None = None) -> Generator[Effect, Any, None]:
-        """After a token request: count it from now on, and tell of a Retry-After."""
-        if self._fleet.shared and (self._fleet.limit or retry_after):
-            yield from self._fleet.change_limits(
-                lambda limits: limits.counting(self._request, self._fleet.limit).blocking(retry_after or 0.0)
-            )
+        """After a token request: count it from now on, and tell of a Retry-After.
+
+        Only the latter is waited for. Where a token has come, no wait may come between it and its keeper.
+        """
+        fleet, request = self._fleet, self._request
+        if retry_after and fleet.shared:
+            wait = retry_after
+            yield from fleet.change_limits(lambda limits: limits.counting(request, fleet.limit).blocking(wait))
+        elif fleet.limit:
+            fleet.change_limits_some_time(lambda limits: limits.counting(request, fleet.limit))
+
+    def abandon(self) -> None:
+        """Give the lead back, and wait for nothing: the caller is gone."""
+        self._over = True
+        self._fleet.change_some_time(self.give_back)
 
     def give_back(self, record: Record) -> Record | None:
         """Return the record without this flight's lead; None if it does not lead."""

@@ -44,6 +44,7 @@ class Record:
         pause: seconds before another renewal, unless there is no token.
         brake: seconds before a rejection (401) causes another mint.
         braked: how often the brake was put on.
+        issued_at: when the token was minted, by the wall clock of the host that minted it.
         rejected: seconds since the last rejection.
     """
 
@@ -58,11 +59,13 @@ class Record:
     pause: float = 0.0
     brake: float = 0.0
     braked: int = 0
+    issued_at: float = 0.0
     rejected: float = math.inf
 
     def ttl(self, now: Instant) -> float:
         """Return the seconds for which any of it matters."""
-        life = self.token.remaining(now) if self.token else 0.0
+        token = self.token  # whose age here is by the monotonic clock alone: this host's wall clock may be wrong
+        life = token.expires_in - (now.monotonic - token.monotonic) if token else 0.0
         remembered = self.pause + _FORGOTTEN if self.failures else self.pause
         return max(1.0, life, self.lease, remembered, self.brake, _FORGOTTEN - self.rejected)
 
@@ -79,7 +82,6 @@ class Record:
             known["token"] = [
                 self.token.access_token,
                 sorted(self.token.scopes),
-                self.token.issued_at,
                 self.token.expires_in,
                 now.monotonic - self.token.monotonic,
             ]
@@ -93,8 +95,9 @@ class Record:
     def decode(cls, known: dict[str, Any], now: Instant, lain: float) -> Self:
         """Return what `encode` gave, after it has lain for some seconds."""
         if "token" in known:
-            access_token, scopes, issued_at, expires_in, age = known["token"]
+            access_token, scopes, expires_in, age = known["token"]
             minted = now.monotonic - (age + lain)
+            issued_at = now.wall - max(age + lain, now.wall - known["issued_at"])  # by this host's wall clock
             known["token"] = Token(access_token, "Bearer", frozenset(scopes), issued_at, expires_in, minted)
         if "failure" in known:
             name, message, told, missing = known["failure"]
@@ -167,6 +170,6 @@ def open_record(kind: type[R], seal: Seal | None, key: str, value: Any, ttl: flo
         return kind()
     try:
         written, known = json.loads(content)
-        return kind.decode(known, now, max(0.0, written - ttl))
+        return kind.decode(known, now, written - ttl) if written >= ttl else kind()
     except (ValueError, TypeError, KeyError, AttributeError):  # of another version
         return kind()

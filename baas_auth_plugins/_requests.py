@@ -32,6 +32,7 @@ from .exceptions import InvalidTokenResponseError
 __all__ = ["RequestsFace", "SessionTransport", "spawn"]
 
 _USER_AGENT = "baas-auth-plugins"
+_MOST_CONNECTIONS = 256  # kept per gateway; more than that would not fail, but urllib3 would warn of each
 
 
 class _Private:
@@ -43,7 +44,12 @@ class _Private:
 
     def session(self) -> requests.Session:
         """Return the session, made at first use."""
-        session = self._session = self._session or requests.Session()
+        session = self._session
+        if session is None:
+            session = requests.Session()
+            for scheme in ("https://", "http://"):
+                session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=_MOST_CONNECTIONS))
+            self._session = session
         return session
 
     def reset_after_fork(self) -> None:

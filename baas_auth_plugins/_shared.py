@@ -40,16 +40,16 @@ class SharedCache:
         self.blocking = bool(getattr(cache, "blocking", True))
         self._clock = clock
         self._failures = 0
+        self._failed_at = ""
         self._down_until = 0.0
 
     def use(self, operation: Operation, patience: float, undo: Operation | None = None) -> Generator[Effect, Any, Any]:
         """Return what the operation returns.
 
         Args:
-            operation: uses the cache, and returns something and whether it has changed what is kept. Only a change
-                shows that a cache is back: one that is full, or a replica, can be read all the time.
+            operation: uses the cache.
             patience: seconds to wait for it.
-            undo: takes the change back, should it be made after nobody waits any more.
+            undo: takes back what the operation did, should it end when nobody waits any more.
 
         Raises:
             CacheDownError: it failed or took too long, now or a moment ago.
@@ -60,42 +60,45 @@ class SharedCache:
         failures = self._failures
         if failures:  # one at a time finds out whether it is back
             self._down_until = now + patience
+        errand = _Errand(self.cache, operation, undo)
         try:
             if self.blocking:
-                result = yield from self._aside(_Errand(self.cache, operation, undo), now + patience)
+                yield from self._aside(errand, now + patience)
             else:
-                result = operation(self.cache)
+                errand.run()
+            if errand.error is not None:
+                raise errand.error
         except Exception as error:  # whatever a cache raises, it must not cost a call
             if failures == self._failures:  # nobody else has told it
-                self._went_down(error)
+                self._went_down(error, errand.doing)
             raise CacheDownError from None
+        except BaseException:  # cancelled: nothing is known of the cache
+            self._down_until = 0.0
+            raise
         self._down_until = 0.0
-        if self._failures and result[1]:
+        if self._failures and self._failed_at in errand.did:
             self._failures = 0
             logger.info("the token cache is back")
-        return result
+        return errand.result
 
     def start(self, operation: Operation) -> None:
         """Begin an operation that nobody waits for."""
         if self.blocking and self._clock().monotonic >= self._down_until:
             with suppress(RuntimeError):
-                _in_daemon_thread(_Errand(self.cache, operation, None))
+                _in_daemon_thread(_Errand(self.cache, operation, None).run)
 
-    def _aside(self, errand: _Errand, deadline: float) -> Generator[Effect, Any, Any]:
+    def _aside(self, errand: _Errand, deadline: float) -> Generator[Effect, Any, None]:
         waiter = errand.waiter = Waiter(deadline)
         try:
-            _in_daemon_thread(errand)
+            _in_daemon_thread(errand.run)
             while not waiter.woken and (left := deadline - self._clock().monotonic) > 0:
                 yield Join(waiter, left, 0)
         finally:
             errand.abandoned = not waiter.woken
         if errand.abandoned:
             raise TimeoutError
-        if errand.error is not None:
-            raise errand.error
-        return errand.result
 
-    def _went_down(self, error: Exception) -> None:
+    def _went_down(self, error: Exception, doing: str) -> None:
         pause = _AFTER_FAILURE[min(self._failures, len(_AFTER_FAILURE) - 1)]
         self._down_until = self._clock().monotonic + pause
         if not self._failures:
@@ -104,10 +107,15 @@ class SharedCache:
                 type(error).__name__,
             )
         self._failures += 1
+        self._failed_at = doing
 
 
 class _Errand:
-    """An operation in a thread of its own; whoever sent it may have stopped waiting."""
+    """An operation, perhaps in a thread of its own, which whoever sent it may not wait for any more.
+
+    To the operation it is the cache. So it knows which method fails: a cache that is full, or a
+    replica, can be read all the time, and is back only when it can be written again.
+    """
 
     def __init__(self, cache: TokenCache, operation: Operation, undo: Operation | None) -> None:
         self._cache = cache
@@ -115,12 +123,31 @@ class _Errand:
         self._undo = undo
         self.waiter: Waiter | None = None
         self.abandoned = False
+        self.doing = "get"
+        self.did: set[str] = set()
         self.result: Any = None
         self.error: Exception | None = None
 
-    def __call__(self) -> None:
+    blocking = True
+
+    def get(self, key: str) -> tuple[Any, float] | None:
+        """Do what the cache does."""
+        self.doing = "get"
+        kept = self._cache.get(key)
+        self.did.add("get")
+        return kept
+
+    def swap(self, key: str, old: Any | None, new: Any | None, ttl: float) -> bool:
+        """Do what the cache does."""
+        self.doing = "swap"
+        swapped = self._cache.swap(key, old, new, ttl)
+        self.did.add("swap")
+        return swapped
+
+    def run(self) -> None:
+        """Do it all, and say so."""
         try:
-            self.result = self._operation(self._cache)
+            self.result = self._operation(self)
         except Exception as error:
             self.error = error
         if self.waiter is None:
@@ -128,7 +155,7 @@ class _Errand:
         if not self.abandoned:
             with suppress(RuntimeError):  # its event loop is closed
                 self.waiter.wake()
-        if self.abandoned and self._undo is not None and self.error is None and self.result[1]:
+        if self.abandoned and self._undo is not None and self.error is None:
             with suppress(Exception):  # it lapses by itself
                 self._undo(self._cache)
 

@@ -39,7 +39,7 @@ _AFTER_FAILURE = (5.0, 10.0, 20.0, 30.0)
 _AFTER_REFUSAL = _BRAKE = (5.0, 10.0, 20.0, 40.0, 60.0)
 _BRAKE_FORGETS = 60.0
 _AFTER_A_LOOK = (0.25, 0.75)  # seconds: how soon to look again what another process is doing
-_LONGEST_LOOK = 1.0
+_LONGEST_LOOK = 5.0
 _NEWER = 1.0  # seconds by which a token must live longer than ours to be taken for another
 _SAME_MOMENT = 0.1  # seconds: what is told of a token's age by way of a cache is not exact
 
@@ -191,11 +191,12 @@ class TokenSource:
             return
         except ConnectionLostError as error:  # nothing more may be yielded
             self._failed(client, before, started, error)
-            self._fleet.change_some_time(turn.give_back)
+            turn.abandon()
             raise
         except TokenEndpointError as error:
             self._failed(client, before, started, error, known=turn.failed_elsewhere)
-            yield from self._fleet.change(partial(self._tell_failure, turn, error))
+            if not turn.failed_elsewhere:
+                yield from self._fleet.change(partial(self._tell_failure, turn, error))
             raise
         except (BaaSAuthError, OutOfTimeError) as error:
             if isinstance(error, ConfigurationError):
@@ -206,7 +207,7 @@ class TokenSource:
             yield from self._fleet.change(turn.give_back)
             raise
         except BaseException:
-            self._fleet.change_some_time(turn.give_back)
+            turn.abandon()
             raise
         landed = self._landed(token, effort, turn.found)
         if turn.found is None:
@@ -214,7 +215,9 @@ class TokenSource:
             logger.debug("%s: minted token %s in %.3f s", client.name, digest(token.access_token), duration)
             client.tell(TokenMinted, token, lambda: {"duration": duration, "expires_in": token.expires_in})
             if landed:
-                yield from self._fleet.change(partial(self._tell_token, turn, token))
+                yield from self._fleet.change(
+                    partial(self._tell_token, turn, token), urgent=effort == FULL, undo=partial(_aged, token)
+                )
 
     def _wants(self, client: Client, before: Token | None, effort: int, found: Token) -> bool:
         """Tell whether a token is better than the one at hand."""
@@ -228,17 +231,20 @@ class TokenSource:
 
     def _is_past(self, found: Token, dropped: Token | None) -> bool:
         """Tell whether a token is the one that was dropped, or one that was minted before it."""
-        if dropped is None:
-            return False
-        return found.access_token == dropped.access_token or found.monotonic < dropped.monotonic - _SAME_MOMENT
+        return dropped is not None and (
+            found.access_token == dropped.access_token
+            or found.monotonic < dropped.monotonic - _SAME_MOMENT
+            or found.issued_at < dropped.issued_at - _SAME_MOMENT
+        )
 
     def _learn(self, record: Record) -> None:
         """Take over what another process ran into."""
         now = self._clock()
         with locked():
             if record.pause > self._pause.left(now):
-                self._pause, self._failures = Pause(now, record.pause), record.failures
-                self._refusal = record.failure if record.refused else None
+                self._pause = Pause(now, record.pause)
+            if record.failure is not None and record.failures >= self._failures:
+                self._failures, self._refusal = record.failures, record.failure if record.refused else None
             if record.brake > self._brake.left(now):
                 self._brake, self._braked = Pause(now, record.brake), record.braked
             if record.rejected < now.since(self._rejected_at):
@@ -254,6 +260,7 @@ class TokenSource:
         return replace(
             turn.give_back(record) or record,
             token=token,
+            issued_at=token.issued_at,
             on_probation=token is self._on_probation,
             rejected=now.since(self._rejected_at),
             failed="",
@@ -264,9 +271,10 @@ class TokenSource:
         )
 
     def _tell_failure(self, turn: Turn, error: TokenEndpointError, record: Record) -> Record | None:
-        left = turn.give_back(record)
-        return left and replace(
-            left,
+        if record.leader not in ("", turn.id):
+            return None
+        return replace(
+            turn.give_back(record) or record,
             failed=turn.id,
             failure=error,
             refused=_is_refusal(error),
@@ -430,8 +438,8 @@ class TokenSource:
                 yield from self._looks.run(look, ONCE, self._clock().monotonic + _LONGEST_LOOK)
 
     def _look(self, client: Client, token: Token) -> Generator[Effect, Any, None]:
-        record = yield from self._fleet.look()
-        limits = yield from self._fleet.look_at_limits()
+        record = yield from self._fleet.look(urgent=True)
+        limits = yield from self._fleet.look_at_limits(urgent=True)
         if limits is not None:
             self.limiter.block(limits.wait(self._fleet.limit), self._clock().monotonic)
         if record is None:
@@ -452,17 +460,23 @@ class TokenSource:
                 self._note_dropped(dropped)
                 if self.token is dropped:
                     self.token = None
-            value = dropped.access_token
-            yield from self._fleet.change(
-                lambda record: (
-                    replace(record, token=None) if record.token and record.token.access_token == value else None
-                )
-            )
+            yield from self._fleet.change(partial(_without, dropped.access_token), urgent=True)
 
     def cached(self) -> Generator[Effect, Any, Token | None]:
         """Return what the cache holds."""
         record = yield from self._fleet.look()
         return record.token if record else None
+
+
+def _aged(token: Token, record: Record) -> Record | None:
+    """Return the record with the age that its token has now: to write it took longer than anybody waited."""
+    kept = record.token
+    return replace(record, token=token) if kept is not None and kept.access_token == token.access_token else None
+
+
+def _without(access_token: str, record: Record) -> Record | None:
+    kept = record.token
+    return replace(record, token=None) if kept is not None and kept.access_token == access_token else None
 
 
 def _is_refusal(error: TokenEndpointError) -> bool:
