@@ -6,19 +6,12 @@ httpx.Client(auth=AxiaAuth(client_id, client_secret))
 
 from __future__ import annotations
 
+import typing
+
 from ._provider import Provider
 from ._token import Token
 from .auth import OAuth2ClientCredentialsAuth
 from .cache import MemoryTokenCache, TokenCache
-from .events import (
-    Event,
-    RateLimited,
-    RenewalFailed,
-    RequestReplayed,
-    TokenMinted,
-    TokenRejected,
-    TokenServedStale,
-)
 from .exceptions import (
     BaaSAuthError,
     ConfigurationError,
@@ -32,6 +25,17 @@ from .exceptions import (
 )
 from .introspection import Introspection, Revocation
 from .providers import PROVIDERS, AvistaAuth, AxiaAuth, BS2Auth, NTXPayAuth
+
+if typing.TYPE_CHECKING:
+    from .events import (
+        Event,
+        RateLimited,
+        RenewalFailed,
+        RequestReplayed,
+        TokenMinted,
+        TokenRejected,
+        TokenServedStale,
+    )
 
 __all__ = [
     "PROVIDERS",
@@ -65,3 +69,17 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """Import the events when somebody asks for one: seven dataclasses take their time to make."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import events
+
+    return getattr(events, name)
+
+
+def __dir__() -> list[str]:
+    """Name what is here, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -10,20 +10,19 @@ import hmac
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._client_auth import basic_authorization, prepare
 from ._flow import TokenRequest, TokenResponse
 from ._provider import Provider
 from ._response import error_from, read_json
 from ._token import Instant, State, Token, digest
-from .events import Event, RateLimited
 from .exceptions import InvalidScopeError, InvalidTokenResponseError, RateLimitError
 
 if TYPE_CHECKING:
     from ._seal import Seal
+    from .events import Event
 
 __all__ = ["Client", "logger"]
 
@@ -32,8 +31,7 @@ logger = logging.getLogger("baas_auth_plugins")
 _SALT = b"baas-auth-plugins v1"
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(NamedTuple):
     """Everything that an auth object was given, checked, but for its secret."""
 
     provider: Provider
@@ -43,8 +41,11 @@ class Client:
     leeway: float
     timeout: float
     max_wait: float
-    headers: Mapping[str, str] = field(repr=False)
+    headers: Mapping[str, str]
     on_event: Callable[[Event], object] | None = None
+
+    def __repr__(self) -> str:
+        return f"Client(provider={self.name!r}, client_id={self.client_id!r}, base_url={self.base_url!r})"
 
     @property
     def name(self) -> str:
@@ -61,19 +62,21 @@ class Client:
         """The scopes asked for, or required where the gateway assigns them."""
         return frozenset((self.scope or "").split())
 
-    def tell(self, kind: type[Event], token: Token | None, fields: Callable[[], Mapping[str, Any]]) -> None:
+    def tell(self, kind: str, token: Token | None, fields: Callable[[], Mapping[str, Any]]) -> None:
         """Tell `on_event`, if anybody listens; what a listener raises stays out of the caller's request."""
         if self.on_event is None:
             return
+        from . import events
+
         token_digest = digest(token.access_token) if token else None
         try:
-            self.on_event(kind(provider=self.name, token_digest=token_digest, **fields()))
+            self.on_event(getattr(events, kind)(provider=self.name, token_digest=token_digest, **fields()))
         except Exception:
             logger.exception("%s: on_event raised an exception", self.name)
 
     def tell_limited(self, error: RateLimitError) -> None:
         """Tell `on_event` of a rate limit."""
-        self.tell(RateLimited, None, lambda: {"retry_after": error.retry_after})
+        self.tell("RateLimited", None, lambda: {"retry_after": error.retry_after})
 
     def key(self, secret: str) -> str:
         """Return the cache key: a digest over all that a token depends on, keyed with the secret."""

@@ -10,12 +10,13 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import MutableMapping
-
-from authlib.oauth2.auth import ClientAuth
-from authlib.oauth2.rfc6749.parameters import prepare_token_request
+from typing import TYPE_CHECKING
 
 from ._provider import Provider
 from .exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from authlib.oauth2.auth import ClientAuth
 
 __all__ = [
     "basic_authorization",
@@ -74,6 +75,9 @@ def prepare(
     provider: Provider, token_endpoint: str, client_id: str, client_secret: str, scope: str | None
 ) -> tuple[str, dict[str, str], bytes]:
     """Return the token request's URL, headers and body (RFC 6749 section 4.4.2)."""
+    from authlib.oauth2.auth import ClientAuth  # at the first token request, which takes longer than this
+    from authlib.oauth2.rfc6749.parameters import prepare_token_request
+
     method = provider.token_endpoint_auth_method
     if method == "client_secret_basic":  # by name or not, never Authlib's latin-1 one
         method = client_secret_basic

@@ -6,7 +6,6 @@ rest anyio, which httpx brings along, speaks both.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
 import time
@@ -108,5 +107,7 @@ def _notify_in_this_loop(waiter: Waiter, wake: Callable[[], object]) -> None:
     if in_trio():
         post = sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon
     else:
+        import asyncio
+
         post = asyncio.get_running_loop().call_soon_threadsafe
     waiter.notify = lambda: post(wake)

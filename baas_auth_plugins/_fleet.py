@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Generator
-from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -119,10 +118,15 @@ class Fleet:
         """Do as `change`, with the client's limits."""
         return (yield from self._change(Limits, self._limits_key, decide, urgent, None))
 
-    def change_some_time(self, decide: Callable[[Record], Record | None]) -> None:
+    def change_some_time(
+        self, decide: Callable[[Record], Record | None], undo: Callable[[Record], Record | None] | None = None
+    ) -> None:
         """Do as `change`, without waiting for it."""
         if self.shared:
-            self._cache.start(lambda cache: self._swap(cache, Record, self._key, decide))
+            self._cache.start(
+                lambda cache: self._swap(cache, Record, self._key, decide),
+                undo and (lambda cache: self._swap(cache, Record, self._key, undo)),
+            )
 
     def change_limits_some_time(self, decide: Callable[[Limits], Limits | None]) -> None:
         """Do as `change_limits`, without waiting for it."""
@@ -245,7 +249,7 @@ class Turn:
             return None
         if self._fleet.is_elsewhere(record.leader):
             return None
-        return replace(record, leader=self.id, lease=self._timeout + _LEASE)
+        return record._replace(leader=self.id, lease=self._timeout + _LEASE)
 
     def _shares_failure(self, record: Record) -> bool:
         """Tell whether what another process ran into is this flight's outcome, too."""
@@ -257,28 +261,33 @@ class Turn:
         if not fleet.shared or self._limiter.delay(now):
             return None
         self._request = fleet.new_id()
-        limits, counted = yield from fleet.change_limits(
-            lambda limits: None if limits.wait(fleet.limit) else limits.counting(self._request, fleet.limit),
-            urgent=self._urgent,
-        )
-        now = fleet.clock().monotonic
-        if limits is not None and not counted:
-            self._limiter.block(limits.wait(fleet.limit), now)
-        elif self._leads_until < now + self._timeout and not self._over:
-            return (yield from self.look())
+        while not self._over:
+            if self._leads_until < now + self._timeout:
+                found = yield from self.look()
+                if found is not None:
+                    return found
+            limits, counted = yield from fleet.change_limits(self._count, urgent=self._urgent)
+            now = fleet.clock().monotonic
+            if limits is None or not counted:
+                self._limiter.block(limits.wait(fleet.limit) if limits else 0.0, now)
+                return None
+            if self._leads_until >= now + self._timeout:
+                return None  # and nothing comes between this and the request
         return None
 
-    def left(self, retry_after: float | None = None) -> Generator[Effect, Any, None]:
-        """After a token request: count it from now on, and tell of a Retry-After.
+    def _count(self, limits: Limits) -> Limits | None:
+        return None if limits.wait(self._fleet.limit) else limits.counting(self._request, self._fleet.limit)
 
-        Only the latter is waited for. Where a token has come, no wait may come between it and its keeper.
-        """
+    def answered(self) -> None:
+        """After a token request, whatever came of it: count it from now on, instead of from when it was sent."""
         fleet, request = self._fleet, self._request
-        if retry_after and fleet.shared:
-            wait = retry_after
-            yield from fleet.change_limits(lambda limits: limits.counting(request, fleet.limit).blocking(wait))
-        elif fleet.limit:
+        if fleet.limit:
             fleet.change_limits_some_time(lambda limits: limits.counting(request, fleet.limit))
+
+    def blocked(self, seconds: float) -> Generator[Effect, Any, None]:
+        """After a token request: tell the fleet of a Retry-After."""
+        if self._fleet.shared:
+            yield from self._fleet.change_limits(lambda limits: limits.blocking(seconds))
 
     def abandon(self) -> None:
         """Give the lead back, and wait for nothing: the caller is gone."""
@@ -287,4 +296,4 @@ class Turn:
 
     def give_back(self, record: Record) -> Record | None:
         """Return the record without this flight's lead; None if it does not lead."""
-        return replace(record, leader="", lease=0.0) if record.leader == self.id else None
+        return record._replace(leader="", lease=0.0) if record.leader == self.id else None

@@ -15,8 +15,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ._limiter import RateLimiter
 from ._token import Instant
@@ -58,28 +57,32 @@ T = TypeVar("T")
 Clock = Callable[[], Instant]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRequest:
+class TokenRequest(NamedTuple):
     """Send this to the gateway with the client's credentials; the result is a `TokenResponse`."""
 
-    url: str = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
     timeout: float
     """Seconds for each phase: connecting, reading, writing, and waiting for a pooled connection."""
+
+    def __repr__(self) -> str:
+        return f"TokenRequest(timeout={self.timeout})"
 
     def presentable(self, error: Exception) -> Exception | None:
         """Return the error for an exception's chain, or None where its text would show a token in the query."""
         return None if "?" in self.url else error
 
 
-@dataclass(frozen=True, slots=True)
-class TokenResponse:
+class TokenResponse(NamedTuple):
     """The gateway's answer; header names in lower case."""
 
     status_code: int
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
+    headers: Mapping[str, str]
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"TokenResponse(status_code={self.status_code})"
 
     @classmethod
     def of(cls, status_code: int, headers: Mapping[str, str], body: bytes) -> TokenResponse:
@@ -102,24 +105,23 @@ class TokenResponse:
         return cls(status_code, lower, body)
 
 
-@dataclass(frozen=True, slots=True)
-class Sleep:
+class Sleep(NamedTuple):
     """Wait for so many seconds, blocking nobody else."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """Call a function that may block; async drivers do so in a worker thread, at most so many seconds."""
 
     function: Callable[[], Any]
     timeout: float
 
 
-@dataclass(frozen=True, slots=True)
 class Release:
     """Read the rejected API response to its end, so that its connection goes back to the pool."""
+
+    __slots__ = ()
 
 
 class Waiter:
@@ -138,8 +140,7 @@ class Waiter:
             self.notify()
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
+class Join(NamedTuple):
     """Wait until the waiter is woken, at most so many seconds.
 
     The result is whether waiting here would keep the leader from ever waking anyone: a blocking
@@ -202,8 +203,11 @@ class Gate(Protocol):
     def enter(self) -> Generator[Effect, Any, Any]:
         """Before a request; what it returns, if anything, makes the request needless."""
 
-    def left(self, retry_after: float | None = None) -> Generator[Effect, Any, None]:
-        """After a request that was answered, or failed."""
+    def answered(self) -> None:
+        """After a request, whatever came of it."""
+
+    def blocked(self, seconds: float) -> Generator[Effect, Any, None]:
+        """After a request that was answered with a Retry-After."""
 
 
 def backoff(failures: int) -> float:
@@ -276,7 +280,7 @@ def _attempt(
     if result is not None:
         return result
     sent = clock()
-    wait, slot = limiter.take(sent.monotonic)
+    wait = limiter.take(sent.monotonic)
     if wait:
         raise RateLimitError(
             f"{provider}: no token request may be sent for {wait:.1f} s; share one auth object, or wait",
@@ -293,7 +297,9 @@ def _attempt(
         failed = nonsense
         failed.provider, failed.__context__ = provider, None
     finally:
-        limiter.answered(slot, clock().monotonic)
+        limiter.answered(sent.monotonic, clock().monotonic)
+        if gate:
+            gate.answered()
     if failed is None:
         try:
             result = read(response, sent)
@@ -301,8 +307,8 @@ def _attempt(
             failed = error
             if error.retry_after:
                 limiter.block(error.retry_after, clock().monotonic)
-    if gate:
-        yield from gate.left(failed.retry_after if failed else None)
+                if gate:
+                    yield from gate.blocked(error.retry_after)
     if failed is not None:  # raised here, so that no context holds what the client's own error says
         raise failed
     return result

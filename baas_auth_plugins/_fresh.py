@@ -8,9 +8,10 @@ round. The faces compare these attributes themselves: a call would cost as much 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Protocol
 
-from ._origin import Origin, is_default_port
+from ._origin import Origin, is_default_port, text_of
 from ._token import Token
 
 __all__ = ["Fresh"]
@@ -40,13 +41,17 @@ class Fresh:
 
     __slots__ = ("header", "hook", "monotonic", "port", "prefix", "raw_host", "scheme", "source", "token", "wall")
 
-    def __init__(self, token: Token, source: Source, leeway: float, base_url: str, origin: Origin) -> None:
+    def __init__(self, token: Token, source: Source, leeway: float, origin: Origin) -> None:
         self.token = token
         self.source = source
         self.wall, self.monotonic = token.fresh_until(leeway)
         self.header = f"Bearer {token.access_token}"
         self.hook: Callable[..., Any] | None = None
-        self.prefix = f"{base_url}/"
-        self.scheme, host, port = origin
-        self.raw_host = host.encode("ascii")
-        self.port = None if is_default_port(origin) else port
+        self.prefix, self.scheme, self.raw_host, self.port = _as_clients_tell(origin)
+
+
+@lru_cache(maxsize=1024)
+def _as_clients_tell(origin: Origin) -> tuple[str, str, bytes, int | None]:
+    """Return what every URL of an origin begins with for requests, and its scheme, host and port as httpx tells them."""
+    scheme, host, port = origin
+    return f"{text_of(origin)}/", scheme, host.encode("ascii"), None if is_default_port(origin) else port

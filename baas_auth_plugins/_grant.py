@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from ._client import Client
@@ -29,7 +28,6 @@ from ._shared import SharedCache
 from ._source import TokenSource
 from ._token import Instant, State, Token
 from .cache import TokenCache
-from .events import RequestReplayed
 from .exceptions import BaaSAuthError, ConfigurationError, InvalidClientError, TokenEndpointError
 from .exceptions import TokenEndpointUnavailableError as Unavailable
 
@@ -60,8 +58,7 @@ class SecretRotatedError(BaaSAuthError):
         self.successor = successor
 
 
-@dataclass(frozen=True, slots=True)
-class Replacement:
+class Replacement(NamedTuple):
     """The token to replay a rejected request with, and whether that very request had it minted."""
 
     token: Token
@@ -99,7 +96,7 @@ class Grant:
     def fresh(self, token: Token, home: Origin) -> Fresh | None:
         """Return what spares the next requests the long way to this token."""
         source, client = self._source, self.client
-        return Fresh(token, source, client.leeway, client.base_url, home) if source is not None else None
+        return Fresh(token, source, client.leeway, home) if source is not None else None
 
     def acquire(
         self, user_agent: str | None = None, *, background: bool = True, minted: list[Token] | None = None
@@ -182,7 +179,7 @@ class Grant:
         """Take note of what the API answered to the replay."""
         token = replacement.token
         duration = now().since(replacement.rejected_at)
-        self.client.tell(RequestReplayed, token, lambda: {"duration": duration, "status_code": status_code})
+        self.client.tell("RequestReplayed", token, lambda: {"duration": duration, "status_code": status_code})
         if self._source is not None and status_code == HTTPStatus.UNAUTHORIZED:
             self._source.replay_rejected(token)
             yield from self._source.tell_brake()
@@ -269,13 +266,15 @@ class Grant:
     def _source_of(self, secret: str) -> TokenSource:
         client, key = self.client, self.client.key(secret)
         limiter = _limiters.get(
-            (client.token_endpoint, client.client_id), partial(RateLimiter, client.provider.token_rate_limit)
+            (client.base_url, client.provider.token_endpoint, client.client_id),
+            partial(RateLimiter, client.provider.token_rate_limit),
         )
 
         def make() -> TokenSource:
             cache = _caches.get(id(self.cache), partial(SharedCache, self.cache, now))
             seal = client.seal(secret) if cache.blocking else None
-            fleet = Fleet(cache, key, client.limits_key(secret), seal, client.provider.token_rate_limit, now)
+            limits_key = client.limits_key(secret) if seal else ""
+            fleet = Fleet(cache, key, limits_key, seal, client.provider.token_rate_limit, now)
             return TokenSource(client.name, key, fleet, limiter, now)
 
         return _sources.get((id(self.cache), key), make)

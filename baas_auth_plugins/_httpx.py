@@ -12,7 +12,6 @@ transport and mocks apply. What httpx asks of an auth flow:
 
 from __future__ import annotations
 
-import asyncio
 import math
 import sys
 import time
@@ -181,7 +180,7 @@ def _cancelled() -> bool:
     """Tell whether the current task is being cancelled, rather than seeing a send fail."""
     if in_trio():
         return bool(sys.modules["trio"].current_effective_deadline() == -math.inf)
-    task = asyncio.current_task()
+    task = sys.modules["asyncio"].current_task()
     return task is not None and task.cancelling() > 0
 
 

@@ -15,7 +15,7 @@ import idna
 
 from .exceptions import ConfigurationError, InsecureTransportError
 
-__all__ = ["AllowedOrigins", "Origin", "is_default_port", "origin", "origin_of_url", "parse_origin"]
+__all__ = ["AllowedOrigins", "Origin", "is_default_port", "origin", "origin_of_url", "parse_origin", "text_of"]
 
 Origin = tuple[str, str, int]
 """Scheme, host and port."""
@@ -96,10 +96,11 @@ def _parse_origin(parameter: str, text: str) -> tuple[str, Origin]:
     scheme, host, _ = found
     if scheme != "https" and not is_loopback(host):
         raise InsecureTransportError(f"{parameter} must use https: the client secret and the token travel there")
-    return _text(found), found
+    return text_of(found), found
 
 
-def _text(found: Origin) -> str:
+def text_of(found: Origin) -> str:
+    """Return an origin as text, without a port that goes without saying."""
     scheme, host, port = found
     shown = f"[{host}]" if ":" in host else host
     return f"{scheme}://{shown}" + ("" if is_default_port(found) else f":{port}")
@@ -122,7 +123,7 @@ class AllowedOrigins:
     @property
     def further(self) -> list[str]:
         """All of them but `home`, as text."""
-        return [_text(further) for further in self._all[1:]]
+        return [text_of(further) for further in self._all[1:]]
 
     def admit(self, candidate: Origin | None) -> bool:
         """Tell whether a request to this origin gets the token."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from . import exceptions
 from ._token import Instant, Token
@@ -28,8 +29,7 @@ _FORGOTTEN = 60.0  # seconds after which a rejection, or a failure that is over,
 _ERROR_FIELDS = ("provider", "status_code", "error", "error_description", "retry_after")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One token of a fleet, who is renewing it, and what holds a renewal back.
 
     Attributes:
@@ -73,11 +73,11 @@ class Record:
         """Return what is true of it some seconds later."""
         left = {name: max(0.0, getattr(self, name) - seconds) for name in _SPANS}
         leader = self.leader if left["lease"] else ""
-        return replace(self, leader=leader, rejected=self.rejected + seconds, **left)
+        return self._replace(leader=leader, rejected=self.rejected + seconds, **left)
 
     def encode(self, now: Instant) -> dict[str, Any]:
         """Return it as JSON knows it."""
-        known = {field.name: getattr(self, field.name) for field in fields(self)}
+        known = self._asdict()
         if self.token is not None:
             known["token"] = [
                 self.token.access_token,
@@ -107,8 +107,7 @@ class Record:
         return cls(**known).later(lain)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """How many token requests a client's fleet has sent of late, and whether the gateway told it to wait.
 
     Attributes:
@@ -117,7 +116,7 @@ class Limits:
         blocked: seconds before another may be sent.
     """
 
-    sent: dict[str, float] = field(default_factory=dict)
+    sent: Mapping[str, float] = MappingProxyType({})
     window: float = 0.0
     blocked: float = 0.0
 
@@ -132,11 +131,11 @@ class Limits:
         """Return these with a token request that is sent, or answered, now."""
         seconds = limit[1] if limit else 0.0
         recent = {name: age for name, age in self.sent.items() if age < seconds}
-        return replace(self, sent={**recent, request: 0.0} if limit else {}, window=seconds)
+        return self._replace(sent={**recent, request: 0.0} if limit else {}, window=seconds)
 
     def blocking(self, seconds: float) -> Self:
         """Return these with a wait of at least so many seconds."""
-        return replace(self, blocked=max(self.blocked, seconds))
+        return self._replace(blocked=max(self.blocked, seconds))
 
     def ttl(self, _now: Instant) -> float:
         """Return the seconds for which any of it matters."""
@@ -144,7 +143,7 @@ class Limits:
 
     def encode(self, _now: Instant) -> dict[str, Any]:
         """Return it as JSON knows it."""
-        return {"sent": self.sent, "window": self.window, "blocked": self.blocked}
+        return {"sent": dict(self.sent), "window": self.window, "blocked": self.blocked}
 
     @classmethod
     def decode(cls, known: dict[str, Any], _now: Instant, lain: float) -> Self:

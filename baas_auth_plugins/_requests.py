@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import requests
@@ -162,30 +161,34 @@ class RequestsFace(requests.auth.AuthBase):
         grant, minted = self._grant, list[Token]()
         token = grant.fresh_token() or run(grant.acquire(_user_agent(r), minted=minted), self._transport)
         r.headers["Authorization"] = f"Bearer {token.access_token}"
-        watch = _Watch(grant, self._origins, self._transport)
         r.hooks = {event: [hook for hook in hooks if not _is_ours(hook)] for event, hooks in r.hooks.items()}
-        r.register_hook("response", partial(watch, token, token in minted))
+        own = token in minted
+        r.register_hook("response", _Watch(token, own, grant, self._origins, self._transport))
         self._fresh = fresh = grant.fresh(token, self._origins.home)
         if fresh is not None:
-            fresh.hook = partial(watch, token, False)
+            fresh.hook = _Watch(token, False, grant, self._origins, self._transport)
         return r
 
 
 class _Watch:
-    """Watches responses for a 401. It knows all of an auth object but the object, which so is in no cycle."""
+    """Watches the responses to a token for a 401. It knows all of an auth object but the object: so there is no cycle."""
 
-    __slots__ = ("grant", "origins", "transport")
+    __slots__ = ("grant", "origins", "own", "token", "transport")
 
-    def __init__(self, grant: Grant, origins: AllowedOrigins, transport: SessionTransport) -> None:
+    def __init__(
+        self, token: Token, own: bool, grant: Grant, origins: AllowedOrigins, transport: SessionTransport
+    ) -> None:
+        self.token = token
+        self.own = own  # whether the request had it minted
         self.grant = grant
         self.origins = origins
         self.transport = transport
 
-    def __call__(self, token: Token, own: bool, response: requests.Response, **kwargs: Any) -> requests.Response:
-        """Return the response, or the answer to a replay with another token than `token`."""
-        request = response.request
+    def __call__(self, response: requests.Response, **kwargs: Any) -> requests.Response:
+        """Return the response, or the answer to a replay with another token."""
+        token, request = self.token, response.request
         rejected = response.status_code == requests.codes.unauthorized
-        if own and not rejected:
+        if self.own and not rejected:
             run(self.grant.accepted(token), self.transport)
         if (
             not rejected
@@ -220,7 +223,7 @@ class _Watch:
 
 
 def _is_ours(hook: Any) -> bool:
-    return isinstance(hook, partial) and isinstance(hook.func, _Watch)
+    return isinstance(hook, _Watch)
 
 
 def _user_agent(request: requests.PreparedRequest) -> str | None:

@@ -5,7 +5,6 @@ Nothing of an answer is trusted. No text of it reaches an error or a log before 
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import re
@@ -124,7 +123,9 @@ def _readings(text: str) -> tuple[str, ...]:
     unescaped = _ESCAPE.sub(
         lambda found: chr(int(found[1] or found[2], 16)) if found[1] or found[2] else found[3], text
     )
-    return unquote(text), unquote_plus(text), html.unescape(text), unescaped
+    from html import unescape  # with its table of entities: only errors need it
+
+    return unquote(text), unquote_plus(text), unescape(text), unescaped
 
 
 def _retry_after(response: TokenResponse, payload: Mapping[str, Any], now: Instant) -> float | None:

@@ -24,6 +24,7 @@ __all__ = ["CacheDownError", "SharedCache"]
 logger = logging.getLogger("baas_auth_plugins")
 
 _AFTER_FAILURE = (5.0, 10.0, 20.0, 30.0)
+_PATIENCE_AFTER_FAILURE = 0.25  # seconds: one that is back answers sooner
 
 Operation = Callable[[TokenCache], Any]
 
@@ -58,8 +59,8 @@ class SharedCache:
         if now < self._down_until:
             raise CacheDownError
         failures = self._failures
-        if failures:  # one at a time finds out whether it is back
-            self._down_until = now + patience
+        if failures:
+            patience = min(patience, _PATIENCE_AFTER_FAILURE)
         errand = _Errand(self.cache, operation, undo)
         try:
             if self.blocking:
@@ -72,20 +73,19 @@ class SharedCache:
             if failures == self._failures:  # nobody else has told it
                 self._went_down(error, errand.doing)
             raise CacheDownError from None
-        except BaseException:  # cancelled: nothing is known of the cache
-            self._down_until = 0.0
-            raise
         self._down_until = 0.0
         if self._failures and self._failed_at in errand.did:
             self._failures = 0
             logger.info("the token cache is back")
         return errand.result
 
-    def start(self, operation: Operation) -> None:
-        """Begin an operation that nobody waits for."""
-        if self.blocking and self._clock().monotonic >= self._down_until:
-            with suppress(RuntimeError):
-                _in_daemon_thread(_Errand(self.cache, operation, None).run)
+    def start(self, operation: Operation, undo: Operation | None = None) -> None:
+        """Begin an operation that nobody waits for; also where the cache is passed over, since it costs no caller anything."""
+        if self.blocking:
+            errand = _Errand(self.cache, operation, undo)
+            errand.abandoned = True
+            with suppress(RuntimeError):  # no thread can be started, as at the interpreter's exit
+                _in_daemon_thread(errand.run)
 
     def _aside(self, errand: _Errand, deadline: float) -> Generator[Effect, Any, None]:
         waiter = errand.waiter = Waiter(deadline)
@@ -150,9 +150,7 @@ class _Errand:
             self.result = self._operation(self)
         except Exception as error:
             self.error = error
-        if self.waiter is None:
-            return
-        if not self.abandoned:
+        if self.waiter is not None and not self.abandoned:
             with suppress(RuntimeError):  # its event loop is closed
                 self.waiter.wake()
         if self.abandoned and self._undo is not None and self.error is None:

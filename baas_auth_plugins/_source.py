@@ -15,9 +15,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._client import Client, logger
 from ._fleet import Fleet, NotNowError, Turn
@@ -27,7 +26,6 @@ from ._fork import locked
 from ._limiter import RateLimiter
 from ._record import Record
 from ._token import Instant, State, Token, digest
-from .events import RenewalFailed, TokenMinted, TokenRejected, TokenServedStale
 from .exceptions import BaaSAuthError, ConfigurationError, InvalidScopeError, RateLimitError, TokenEndpointError
 
 __all__ = ["Mint", "TokenSource"]
@@ -47,8 +45,7 @@ _TOLD = (TokenEndpointError, ConfigurationError)
 """What keeps a token from being minted: the gateway, or what the callable gives for a client secret."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(NamedTuple):
     """Something is not done again for so many seconds."""
 
     since: Instant
@@ -163,7 +160,7 @@ class TokenSource:
         return self._pause.left(now) > 0 or self.limiter.delay(now.monotonic) > 0
 
     def _serve_stale(self, client: Client, token: Token, now: Instant) -> Token:
-        client.tell(TokenServedStale, token, lambda: {"remaining": token.remaining(now)})
+        client.tell("TokenServedStale", token, lambda: {"remaining": token.remaining(now)})
         return token
 
     def _renew(
@@ -213,11 +210,11 @@ class TokenSource:
         if turn.found is None:
             duration = self._clock().since(started)
             logger.debug("%s: minted token %s in %.3f s", client.name, digest(token.access_token), duration)
-            client.tell(TokenMinted, token, lambda: {"duration": duration, "expires_in": token.expires_in})
-            if landed:
-                yield from self._fleet.change(
-                    partial(self._tell_token, turn, token), urgent=effort == FULL, undo=partial(_aged, token)
-                )
+            client.tell("TokenMinted", token, lambda: {"duration": duration, "expires_in": token.expires_in})
+            tell = partial(self._tell_token, turn, token) if landed else turn.give_back
+            told, _ = yield from self._fleet.change(tell, urgent=effort == FULL, undo=partial(_aged, token))
+            if told is None:
+                self._fleet.change_some_time(tell, undo=partial(_aged, token))
 
     def _wants(self, client: Client, before: Token | None, effort: int, found: Token) -> bool:
         """Tell whether a token is better than the one at hand."""
@@ -231,11 +228,10 @@ class TokenSource:
 
     def _is_past(self, found: Token, dropped: Token | None) -> bool:
         """Tell whether a token is the one that was dropped, or one that was minted before it."""
-        return dropped is not None and (
-            found.access_token == dropped.access_token
-            or found.monotonic < dropped.monotonic - _SAME_MOMENT
-            or found.issued_at < dropped.issued_at - _SAME_MOMENT
-        )
+        if dropped is None or found.access_token == dropped.access_token:
+            return dropped is not None
+        now = self._clock()
+        return found.age(now) > dropped.age(now) + _SAME_MOMENT
 
     def _learn(self, record: Record) -> None:
         """Take over what another process ran into."""
@@ -257,8 +253,7 @@ class TokenSource:
         now, kept = self._clock(), record.token
         if record.leader != turn.id and kept is not None and kept.remaining(now) > token.remaining(now):
             return None
-        return replace(
-            turn.give_back(record) or record,
+        return (turn.give_back(record) or record)._replace(
             token=token,
             issued_at=token.issued_at,
             on_probation=token is self._on_probation,
@@ -273,8 +268,7 @@ class TokenSource:
     def _tell_failure(self, turn: Turn, error: TokenEndpointError, record: Record) -> Record | None:
         if record.leader not in ("", turn.id):
             return None
-        return replace(
-            turn.give_back(record) or record,
+        return (turn.give_back(record) or record)._replace(
             failed=turn.id,
             failure=error,
             refused=_is_refusal(error),
@@ -341,7 +335,7 @@ class TokenSource:
             self._pause.left(now),
         )
         client.tell(
-            RenewalFailed,
+            "RenewalFailed",
             before,
             lambda: {
                 "duration": now.since(started),
@@ -372,9 +366,7 @@ class TokenSource:
                 self._note_dropped(token)
         replaying = allowed and replayable
         logger.info("%s: token %s was rejected (401)", client.name, digest(token.access_token))
-        client.tell(
-            TokenRejected, token, lambda: {"age": token.expires_in - token.remaining(now), "replaying": replaying}
-        )
+        client.tell("TokenRejected", token, lambda: {"age": token.age(now), "replaying": replaying})
         return replaying, dropped
 
     def accepted(self, token: Token) -> None:
@@ -401,10 +393,13 @@ class TokenSource:
         if self._rejected is None or token.monotonic >= self._rejected.monotonic:
             self._rejected = token
 
-    def _note_rejection(self, token: Token, now: Instant) -> None:
+    def _note_moment(self, now: Instant) -> None:
         if now.since(self._rejected_at) > _BRAKE_FORGETS:
             self._braked, self._on_probation = 0, None
         self._rejected_at = now
+
+    def _note_rejection(self, token: Token, now: Instant) -> None:
+        self._note_moment(now)
         if token is self._on_probation:
             self._put_brake_on(token, now)
 
@@ -422,8 +417,7 @@ class TokenSource:
 
     def _with_brake(self, record: Record) -> Record:
         now = self._clock()
-        return replace(
-            record,
+        return record._replace(
             on_probation=self._on_probation is not None,
             brake=self._brake.left(now),
             braked=self._braked,
@@ -433,6 +427,8 @@ class TokenSource:
     def refresh(self, client: Client, token: Token) -> Generator[Effect, Any, None]:
         """After a 401 to `token`, see first what other processes know: perhaps they have another."""
         if self._fleet.shared and self.token is token:
+            with locked():
+                self._note_moment(self._clock())
             with suppress(TokenEndpointError):  # it took too long
                 look = partial(self._look, client, token)
                 yield from self._looks.run(look, ONCE, self._clock().monotonic + _LONGEST_LOOK)
@@ -471,12 +467,12 @@ class TokenSource:
 def _aged(token: Token, record: Record) -> Record | None:
     """Return the record with the age that its token has now: to write it took longer than anybody waited."""
     kept = record.token
-    return replace(record, token=token) if kept is not None and kept.access_token == token.access_token else None
+    return record._replace(token=token) if kept is not None and kept.access_token == token.access_token else None
 
 
 def _without(access_token: str, record: Record) -> Record | None:
     kept = record.token
-    return replace(record, token=None) if kept is not None and kept.access_token == access_token else None
+    return record._replace(token=None) if kept is not None and kept.access_token == access_token else None
 
 
 def _is_refusal(error: TokenEndpointError) -> bool:

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn, Self
 
 from .exceptions import InvalidTokenResponseError
@@ -71,9 +72,13 @@ class Token:
         """When the token expires, in epoch seconds."""
         return self.issued_at + self.expires_in
 
+    def age(self, now: Instant) -> float:
+        """Return the seconds since the token was asked for, by whichever clock says more."""
+        return now.since(Instant(self.issued_at, self.monotonic))
+
     def remaining(self, now: Instant) -> float:
         """Return the seconds of life left at `now`."""
-        return self.expires_in - now.since(Instant(self.issued_at, self.monotonic))
+        return self.expires_in - self.age(now)
 
     def fresh_until(self, leeway: float) -> Instant:
         """Return the moment on each clock from which the token is not fresh any more."""
@@ -144,8 +149,14 @@ class Token:
         if expires_in is None:
             raise refuse("an expires_in that is not a positive number of seconds")
         scope = payload.get("scope")
-        granted = frozenset(_SCOPE_TOKEN.findall(scope)) if isinstance(scope, str) else requested
+        granted = _scopes(scope) if isinstance(scope, str) else requested
         return cls(access_token, "Bearer", granted, sent.wall, expires_in, sent.monotonic)
+
+
+@lru_cache(maxsize=256)
+def _scopes(scope: str) -> frozenset[str]:
+    """Return the scopes that a gateway names: one and the same set for all tokens that have them."""
+    return frozenset(_SCOPE_TOKEN.findall(scope))
 
 
 def _lifetime(value: object, default: float) -> float | None:

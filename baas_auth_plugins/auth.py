@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import httpx
 import requests
@@ -24,8 +24,10 @@ from ._provider import Provider
 from ._requests import RequestsFace, SessionTransport, spawn
 from ._token import Token
 from .cache import MemoryTokenCache, TokenCache
-from .events import Event
 from .exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from .events import Event
 
 __all__ = ["OAuth2ClientCredentialsAuth"]
 

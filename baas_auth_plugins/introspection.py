@@ -9,10 +9,9 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ._drive import arun, run
 from ._flow import Effect, TokenRequest, TokenResponse
@@ -31,8 +30,7 @@ T = TypeVar("T")
 _LONGEST_TOKEN = 16_384  # it must fit in a URL
 
 
-@dataclass(frozen=True, slots=True)
-class Introspection:
+class Introspection(NamedTuple):
     """What the gateway says of a token (RFC 7662 section 2.2). Times are epoch seconds.
 
     Attributes:
@@ -54,8 +52,7 @@ class Introspection:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Revocation:
+class Revocation(NamedTuple):
     """What became of a revocation.
 
     Attributes:

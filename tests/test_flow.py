@@ -474,16 +474,16 @@ def test_limit_holds_in_every_window(most: int, window: float, callers: list[tup
     limiter, now, counted = RateLimiter((most, window)), 0.0, []
     for pause, latency, patient in callers:
         now += pause
-        wait, slot = limiter.take(now)
+        wait = limiter.take(now)
         if wait and not patient:
             continue
         if wait:
             now += wait + 1e-9
-            wait, slot = limiter.take(now)
+            wait = limiter.take(now)
             assert wait == 0, "what delay said was true"
         earliest = now
         now += latency
-        limiter.answered(slot, now)
+        limiter.answered(earliest, now)
         counted.append((earliest, now))
     for first, last in zip(counted, counted[most:], strict=False):
         assert last[0] >= first[1] + window - 1e-6
@@ -527,16 +527,16 @@ def test_limit_reads_the_monotonic_clock_only() -> None:
 def test_unlimited_provider_is_not_slowed() -> None:
     """Without a declared limit nothing is counted, but a Retry-After holds all the same."""
     limiter = RateLimiter(None)
-    assert all(limiter.take(0.0)[0] == 0 for _ in range(10_000))
+    assert all(limiter.take(0.0) == 0 for _ in range(10_000))
     limiter.block(5, 0.0)
-    assert limiter.take(1.0)[0] == 4
+    assert limiter.take(1.0) == 4
 
 
 def test_answer_that_takes_longer_than_the_window_counts_from_when_it_came() -> None:
     """However late the answer, the next request waits a whole window from there: the gateway may have counted it so."""
     limiter = RateLimiter((1, 60))
-    wait, slot = limiter.take(0)
+    wait = limiter.take(0)
     assert wait == 0
     assert limiter.delay(61) == 0
-    limiter.answered(slot, 70)
+    limiter.answered(0, 70)
     assert limiter.delay(71) == 59

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -41,7 +41,7 @@ REFUSALS = {
     "garbage": TokenResponse.of(200, {}, b"<html>"),
 }
 PATIENT = Client(BS2Auth.provider, "id", "https://gateway.example", "a b", 300.0, 10.0, 60.0, headers={})
-CLIENTS = (PATIENT, replace(PATIENT, leeway=5.0, max_wait=8.0), replace(PATIENT, leeway=0.0, timeout=2.0))
+CLIENTS = (PATIENT, PATIENT._replace(leeway=5.0, max_wait=8.0), PATIENT._replace(leeway=0.0, timeout=2.0))
 
 
 @dataclass(eq=False)
