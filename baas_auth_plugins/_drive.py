@@ -64,11 +64,7 @@ async def aperform(effect: Effect) -> Any:
             with anyio.fail_after(timeout):
                 return await in_thread(function)
         case Join(waiter, timeout):
-            event = anyio.Event()
-            _notify_in_this_loop(waiter, event.set)
-            with anyio.move_on_after(timeout):
-                if not waiter.woken:
-                    await event.wait()
+            await (_join_in_trio(waiter, timeout) if in_trio() else _join_in_asyncio(waiter, timeout))
         case _:
             raise TypeError(f"no way to perform {type(effect).__name__} here")
     return None
@@ -102,12 +98,33 @@ def in_trio() -> bool:
     return trio is not None and bool(trio.lowlevel.in_trio_run())
 
 
-def _notify_in_this_loop(waiter: Waiter, wake: Callable[[], object]) -> None:
-    """Have the waiter woken in the thread of its own event loop, from whichever thread the news comes."""
-    if in_trio():
-        post = sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon
-    else:
-        import asyncio
+async def _join_in_trio(waiter: Waiter, timeout: float) -> None:
+    trio = sys.modules["trio"]
+    event, post = trio.Event(), trio.lowlevel.current_trio_token().run_sync_soon
+    waiter.notify = lambda: post(event.set)
+    with trio.move_on_after(timeout):
+        if not waiter.woken:
+            await event.wait()
 
-        post = asyncio.get_running_loop().call_soon_threadsafe
-    waiter.notify = lambda: post(wake)
+
+async def _join_in_asyncio(waiter: Waiter, timeout: float) -> None:
+    import asyncio
+
+    loop, thread = asyncio.get_running_loop(), threading.get_ident()
+    woken = loop.create_future()
+
+    def wake() -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    def notify() -> None:
+        (loop.call_soon if threading.get_ident() == thread else loop.call_soon_threadsafe)(wake)
+
+    waiter.notify = notify
+    if waiter.woken:
+        return
+    timer = loop.call_later(timeout, wake)
+    try:
+        await woken
+    finally:
+        timer.cancel()
