@@ -21,6 +21,7 @@ SCENARIOS = (
     "imports",
     "memory",
     "scale",
+    "fleet",
 )
 """The modules of the scenarios, each with a `NAME`, and `run(options)`, which returns tables."""
 
