@@ -36,6 +36,7 @@ _PATIENCE, _PATIENCE_WITHOUT_TOKEN = 0.25, 5.0  # seconds for one operation
 _LEASE = 3.0  # seconds longer than one token request
 _LOOK_AGAIN = (0.05, 0.1, 0.2, 0.4)  # seconds, with jitter
 _TRIES = 50
+_NEVER = float("-inf")
 _numbers = count()
 
 
@@ -121,11 +122,12 @@ class Fleet:
     def change_some_time(
         self, decide: Callable[[Record], Record | None], undo: Callable[[Record], Record | None] | None = None
     ) -> None:
-        """Do as `change`, without waiting for it."""
+        """Do as `change`, without waiting for it, and even where the cache is passed over."""
         if self.shared:
             self._cache.start(
                 lambda cache: self._swap(cache, Record, self._key, decide),
                 undo and (lambda cache: self._swap(cache, Record, self._key, undo)),
+                anyway=True,
             )
 
     def change_limits_some_time(self, decide: Callable[[Limits], Limits | None]) -> None:
@@ -202,7 +204,7 @@ class Turn:
         self._deadline = deadline
         self._provider = provider
         self._joined = ""  # the flight elsewhere that this one waits for
-        self._leads_until = float("-inf")
+        self._leads_until = _NEVER
         self._over = False
         self._request = ""
 
@@ -292,7 +294,14 @@ class Turn:
     def abandon(self) -> None:
         """Give the lead back, and wait for nothing: the caller is gone."""
         self._over = True
-        self._fleet.change_some_time(self.give_back)
+        self.end_some_time(self.give_back)
+
+    def end_some_time(
+        self, decide: Callable[[Record], Record | None], undo: Callable[[Record], Record | None] | None = None
+    ) -> None:
+        """Do as `Fleet.change`, without waiting for it: others wait for a lead that this flight took, if it did."""
+        if self._leads_until != _NEVER:
+            self._fleet.change_some_time(decide, undo)
 
     def give_back(self, record: Record) -> Record | None:
         """Return the record without this flight's lead; None if it does not lead."""

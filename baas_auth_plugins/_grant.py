@@ -99,7 +99,12 @@ class Grant:
         return Fresh(token, source, client.leeway, home) if source is not None else None
 
     def acquire(
-        self, user_agent: str | None = None, *, background: bool = True, minted: list[Token] | None = None
+        self,
+        user_agent: str | None = None,
+        *,
+        background: bool = True,
+        minted: list[Token] | None = None,
+        deadline: float | None = None,
     ) -> Generator[Effect, Any, Token]:
         """Return a token that may be sent.
 
@@ -107,13 +112,14 @@ class Grant:
             user_agent: of the request that needs it; the token request inherits it.
             background: whether a renewal may be left to the background, where the auth object is set so.
             minted: gets the token that this very call minted, if it did.
+            deadline: the caller's patience ends at this time on the monotonic clock; `max_wait` from now by default.
 
         Raises:
             TokenEndpointError: there is no live token, and none could be had.
             ConfigurationError: the client secret's callable gave something else than a secret.
         """
         renew = partial(self._renew_in_background, user_agent) if background and self._spawn else None
-        deadline = now().monotonic + self.client.max_wait
+        deadline = now().monotonic + self.client.max_wait if deadline is None else deadline
         source, secret = yield from self._resolve(deadline)
         fallback: Token | None = None
         moved = False
@@ -166,7 +172,8 @@ class Grant:
         if not replaying:
             return None
         minted: list[Token] = []
-        other = yield from self.acquire(user_agent, minted=minted)
+        deadline = rejected_at.monotonic + self.client.max_wait
+        other = yield from self.acquire(user_agent, minted=minted, deadline=deadline)
         return Replacement(other, rejected_at, own=other in minted)
 
     def accepted(self, token: Token) -> Generator[Effect, Any, None]:

@@ -73,30 +73,36 @@ class SharedCache:
             if failures == self._failures:  # nobody else has told it
                 self._went_down(error, errand.doing)
             raise CacheDownError from None
+        except BaseException:  # cancelled: but others are not to find out anew, each after its patience
+            if failures == self._failures and self._clock().monotonic - now > _PATIENCE_AFTER_FAILURE:
+                self._went_down(TimeoutError(), errand.doing)
+            raise
         self._down_until = 0.0
         if self._failures and self._failed_at in errand.did:
             self._failures = 0
             logger.info("the token cache is back")
         return errand.result
 
-    def start(self, operation: Operation, undo: Operation | None = None) -> None:
-        """Begin an operation that nobody waits for; also where the cache is passed over, since it costs no caller anything."""
-        if self.blocking:
+    def start(self, operation: Operation, undo: Operation | None = None, *, anyway: bool = False) -> None:
+        """Begin an operation that nobody waits for; if `anyway`, also where the cache is passed over."""
+        if self.blocking and (anyway or self._clock().monotonic >= self._down_until):
             errand = _Errand(self.cache, operation, undo)
-            errand.abandoned = True
+            errand.is_abandoned = True
             with suppress(RuntimeError):  # no thread can be started, as at the interpreter's exit
                 _in_daemon_thread(errand.run)
 
     def _aside(self, errand: _Errand, deadline: float) -> Generator[Effect, Any, None]:
         waiter = errand.waiter = Waiter(deadline)
+        _in_daemon_thread(errand.run)
         try:
-            _in_daemon_thread(errand.run)
-            while not waiter.woken and (left := deadline - self._clock().monotonic) > 0:
+            while not waiter.woken:
+                left = deadline - self._clock().monotonic
+                if left <= 0:
+                    raise TimeoutError
                 yield Join(waiter, left, 0)
-        finally:
-            errand.abandoned = not waiter.woken
-        if errand.abandoned:
-            raise TimeoutError
+        except BaseException:
+            errand.abandon()
+            raise
 
     def _went_down(self, error: Exception, doing: str) -> None:
         pause = _AFTER_FAILURE[min(self._failures, len(_AFTER_FAILURE) - 1)]
@@ -122,7 +128,8 @@ class _Errand:
         self._operation = operation
         self._undo = undo
         self.waiter: Waiter | None = None
-        self.abandoned = False
+        self.is_abandoned = False
+        self._is_over = False
         self.doing = "get"
         self.did: set[str] = set()
         self.result: Any = None
@@ -150,10 +157,22 @@ class _Errand:
             self.result = self._operation(self)
         except Exception as error:
             self.error = error
-        if self.waiter is not None and not self.abandoned:
+        self._is_over = True
+        if self.waiter is not None and not self.is_abandoned:
             with suppress(RuntimeError):  # its event loop is closed
                 self.waiter.wake()
-        if self.abandoned and self._undo is not None and self.error is None:
+        if self.is_abandoned:
+            self._take_back()
+
+    def abandon(self) -> None:
+        """Wait for it no longer."""
+        self.is_abandoned = True
+        if self._is_over:
+            with suppress(RuntimeError):  # no thread can be started, as at the interpreter's exit
+                _in_daemon_thread(self._take_back)
+
+    def _take_back(self) -> None:
+        if self._undo is not None and self.error is None:
             with suppress(Exception):  # it lapses by itself
                 self._undo(self._cache)
 

@@ -214,7 +214,7 @@ class TokenSource:
             tell = partial(self._tell_token, turn, token) if landed else turn.give_back
             told, _ = yield from self._fleet.change(tell, urgent=effort == FULL, undo=partial(_aged, token))
             if told is None:
-                self._fleet.change_some_time(tell, undo=partial(_aged, token))
+                turn.end_some_time(tell, undo=partial(_aged, token))
 
     def _wants(self, client: Client, before: Token | None, effort: int, found: Token) -> bool:
         """Tell whether a token is better than the one at hand."""
@@ -251,7 +251,7 @@ class TokenSource:
 
     def _tell_token(self, turn: Turn, token: Token, record: Record) -> Record | None:
         now, kept = self._clock(), record.token
-        if record.leader != turn.id and kept is not None and kept.remaining(now) > token.remaining(now):
+        if record.leader != turn.id and kept is not None and kept.monotonic > token.monotonic:
             return None
         return (turn.give_back(record) or record)._replace(
             token=token,
@@ -279,6 +279,8 @@ class TokenSource:
     def _rest(self, seconds: float) -> None:
         now = self._clock()
         with locked():
+            if not self._pause.left(now):
+                self._refusal = None
             if self._pause.left(now) < seconds:
                 self._pause = Pause(now, seconds)
 
