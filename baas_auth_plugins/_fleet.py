@@ -203,7 +203,7 @@ class Turn:
         self._urgent = urgent
         self._deadline = deadline
         self._provider = provider
-        self._joined = ""  # the flight elsewhere that this one waits for
+        self._failed_before: str | None = None  # which flight had failed last when this one began to wait
         self._leads_until = _NEVER
         self._over = False
         self._request = ""
@@ -237,7 +237,9 @@ class Turn:
                 raise record.failure.own_copy()
             if not self._urgent:
                 raise NotNowError
-            self._joined, left = record.leader, self._deadline - fleet.clock().monotonic
+            if self._failed_before is None:
+                self._failed_before = record.failed
+            left = self._deadline - fleet.clock().monotonic
             if left <= 0:
                 text = f"{self._provider}: no token, none came within max_wait"
                 raise OutOfTimeError(TokenEndpointUnavailableError(text, provider=self._provider))
@@ -255,7 +257,8 @@ class Turn:
 
     def _shares_failure(self, record: Record) -> bool:
         """Tell whether what another process ran into is this flight's outcome, too."""
-        return record.failed != "" and (record.failed == self._joined or (record.refused and record.pause > 0))
+        failed_since = self._failed_before is not None and record.failed != self._failed_before
+        return record.failed != "" and (failed_since or (record.refused and record.pause > 0))
 
     def enter(self) -> Generator[Effect, Any, Token | None]:
         """Before a token request: make sure of the lead and count it, or return a token that came meanwhile."""

@@ -70,11 +70,11 @@ class SharedCache:
             if errand.error is not None:
                 raise errand.error
         except Exception as error:  # whatever a cache raises, it must not cost a call
-            if failures == self._failures:  # nobody else has told it
+            if self._failures <= failures:  # nobody else has told it
                 self._went_down(error, errand.doing)
             raise CacheDownError from None
         except BaseException:  # cancelled: but others are not to find out anew, each after its patience
-            if failures == self._failures and self._clock().monotonic - now > _PATIENCE_AFTER_FAILURE:
+            if self._failures <= failures and self._clock().monotonic - now > _PATIENCE_AFTER_FAILURE:
                 self._went_down(TimeoutError(), errand.doing)
             raise
         self._down_until = 0.0
