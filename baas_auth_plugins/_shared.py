@@ -24,7 +24,7 @@ __all__ = ["CacheDownError", "SharedCache"]
 logger = logging.getLogger("baas_auth_plugins")
 
 _AFTER_FAILURE = (5.0, 10.0, 20.0, 30.0)
-_PATIENCE_AFTER_FAILURE = 0.25  # seconds: one that is back answers sooner
+_PATIENCE_AFTER_FAILURE = 1.0  # seconds: one that is back answers sooner
 
 Operation = Callable[[TokenCache], Any]
 

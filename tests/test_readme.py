@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis_servers import LOOPBACK, RedisServer
 
 from baas_auth_plugins import PROVIDERS, OAuth2ClientCredentialsAuth, exceptions
 from baas_auth_plugins.sandbox import Fault, Sandbox
@@ -20,7 +21,8 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 EXAMPLES = [code for language, code in BLOCKS if language == "python"]
 COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
 SELF_SERVED = [code for code in EXAMPLES if "Sandbox(" in code]
-SERVED = [code for code in EXAMPLES if code not in SELF_SERVED]
+FLEET = next(code for code in EXAMPLES if "RedisTokenCache(" in code)
+SERVED = [code for code in EXAMPLES if code not in SELF_SERVED and code != FLEET]
 BEFORE = next(code for code in EXAMPLES if "class BaaSClient" in code)
 AFTER = EXAMPLES[EXAMPLES.index(BEFORE) + 1]
 ERRORS = next(code for code in EXAMPLES if "except InvalidClientError" in code)
@@ -75,6 +77,18 @@ def test_an_example_with_a_sandbox_needs_nothing_else(code: str, gateways: Sandb
 
     assert (result.stderr, result.returncode) == ("", 0)
     assert gateways.requests == []
+
+
+def test_the_fleet_example_shares_its_token(gateways: Sandbox, tmp_path: Path) -> None:
+    """Two processes that run the example, one after the other, make one token request."""
+    server = RedisServer(tmp_path).start()
+    try:
+        results = [run(FLEET, gateways, REDIS_URL=f"redis://{LOOPBACK}:{server.port}") for _ in range(2)]
+    finally:
+        server.kill()
+
+    assert [(result.stderr, result.returncode) for result in results] == [("", 0)] * 2
+    assert [request.kind for request in gateways.requests] == ["token", "api", "api"]
 
 
 def test_before_and_after_fetch_the_same(gateways: Sandbox) -> None:
