@@ -25,6 +25,7 @@ logger = logging.getLogger("baas_auth_plugins")
 
 _AFTER_FAILURE = (5.0, 10.0, 20.0, 30.0)
 _PATIENCE_AFTER_FAILURE = 1.0  # seconds: one that is back answers sooner
+_IMPATIENT = 0.25  # seconds: who leaves later than this has seen it fail
 
 Operation = Callable[[TokenCache], Any]
 
@@ -74,7 +75,7 @@ class SharedCache:
                 self._went_down(error, errand.doing)
             raise CacheDownError from None
         except BaseException:  # cancelled: but others are not to find out anew, each after its patience
-            if self._failures <= failures and self._clock().monotonic - now > _PATIENCE_AFTER_FAILURE:
+            if self._failures <= failures and self._clock().monotonic - now > _IMPATIENT:
                 self._went_down(TimeoutError(), errand.doing)
             raise
         self._down_until = 0.0

@@ -16,8 +16,9 @@ import random
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
+from ._brake import NO_PAUSE, Brake, Pause, step
 from ._client import Client, logger
 from ._fleet import Fleet, NotNowError, Turn
 from ._flight import FULL, ONCE, SingleFlight
@@ -34,8 +35,7 @@ Mint = Callable[[bool, float, Turn], Generator[Effect, Any, Token]]
 """Makes the flow that mints: whether it may retry, until when on the monotonic clock, and in whose turn."""
 
 _AFTER_FAILURE = (5.0, 10.0, 20.0, 30.0)
-_AFTER_REFUSAL = _BRAKE = (5.0, 10.0, 20.0, 40.0, 60.0)
-_BRAKE_FORGETS = 60.0
+_AFTER_REFUSAL = (5.0, 10.0, 20.0, 40.0, 60.0)
 _AFTER_A_LOOK = (0.25, 0.75)  # seconds: how soon to look again what another process is doing
 _LONGEST_LOOK = 5.0
 _NEWER = 1.0  # seconds by which a token must live longer than ours to be taken for another
@@ -45,43 +45,20 @@ _TOLD = (TokenEndpointError, ConfigurationError)
 """What keeps a token from being minted: the gateway, or what the callable gives for a client secret."""
 
 
-class Pause(NamedTuple):
-    """Something is not done again for so many seconds."""
-
-    since: Instant
-    seconds: float
-
-    def left(self, now: Instant) -> float:
-        return max(0.0, self.seconds - now.since(self.since))
-
-
-_NO_PAUSE = Pause(Instant(0, 0), 0)
-_NEVER = Instant(float("-inf"), float("-inf"))
-
-
-def _step(schedule: tuple[float, ...], times: int) -> float:
-    return schedule[min(times, len(schedule) - 1)]
-
-
 class TokenSource:
     """One token's state: the token, its renewal, the pauses after failures, the brake on rejections."""
 
     __slots__ = (
         "__weakref__",
         "_brake",
-        "_brake_is_news",
-        "_braked",
-        "_braked_for",
         "_clock",
         "_failures",
         "_fleet",
         "_flights",
         "_looks",
-        "_on_probation",
         "_pause",
         "_refusal",
         "_rejected",
-        "_rejected_at",
         "key",
         "limiter",
         "token",
@@ -96,15 +73,10 @@ class TokenSource:
         self._flights = SingleFlight(provider, clock)
         self._looks = SingleFlight(provider, clock) if fleet.shared else self._flights
         self._failures = 0
-        self._pause = _NO_PAUSE  # before the next voluntary renewal; with a refusal, before any
+        self._pause = NO_PAUSE  # before the next voluntary renewal; with a refusal, before any
         self._refusal: TokenEndpointError | None = None
         self._rejected: Token | None = None
-        self._rejected_at = _NEVER
-        self._on_probation: Token | None = None  # minted after a rejection, and not accepted yet
-        self._braked_for: Token | None = None  # rejected although it was fresh
-        self._braked = 0
-        self._brake = _NO_PAUSE
-        self._brake_is_news = False  # to the fleet
+        self._brake = Brake()
 
     @property
     def is_shared(self) -> bool:
@@ -241,10 +213,7 @@ class TokenSource:
                 self._pause = Pause(now, record.pause)
             if record.failure is not None and record.failures >= self._failures:
                 self._failures, self._refusal = record.failures, record.failure if record.refused else None
-            if record.brake > self._brake.left(now):
-                self._brake, self._braked = Pause(now, record.brake), record.braked
-            if record.rejected < now.since(self._rejected_at):
-                self._rejected_at = Instant(now.wall - record.rejected, now.monotonic - record.rejected)
+            self._brake.learn(record, now)
             mine = self.token
             if mine is not None and record.token is not None and mine.access_token == record.token.access_token:
                 self._adopt(mine, record)
@@ -253,17 +222,16 @@ class TokenSource:
         now, kept = self._clock(), record.token
         if record.leader != turn.id and kept is not None and kept.monotonic > token.monotonic:
             return None
-        return (turn.give_back(record) or record)._replace(
+        told = (turn.give_back(record) or record)._replace(
             token=token,
             issued_at=token.issued_at,
-            on_probation=token is self._on_probation,
-            rejected=now.since(self._rejected_at),
             failed="",
             failure=None,
             refused=False,
             failures=0,
             pause=self._pause.left(now),
         )
+        return self._brake.tell(told, now)
 
     def _tell_failure(self, turn: Turn, error: TokenEndpointError, record: Record) -> Record | None:
         if record.leader not in ("", turn.id):
@@ -290,22 +258,19 @@ class TokenSource:
             if self.token is not None and token.monotonic < self.token.monotonic:
                 return False  # late: somebody has a newer one
             self._failures, self._refusal = 0, None
-            self._pause = _NO_PAUSE
+            self._pause = NO_PAUSE
             if found is not None:
                 self._adopt(token, found)
                 return True
             self.token = token
             if effort == ONCE:
                 self._pause = Pause(now, min(30.0, token.expires_in / 10))
-            if now.since(self._rejected_at) < _BRAKE_FORGETS:
-                self._on_probation = token
+            self._brake.minted(token, now)
             return True
 
     def _adopt(self, token: Token, found: Record) -> None:
         self.token = token
-        self._on_probation = token if found.on_probation else None
-        if found.brake:
-            self._braked_for = token
+        self._brake.adopted(token, found)
 
     def _failed(
         self,
@@ -326,7 +291,7 @@ class TokenSource:
                 if (refusal is None) != (self._refusal is None):
                     self._failures = 0
                 schedule = _AFTER_FAILURE if refusal is None else _AFTER_REFUSAL
-                self._pause = Pause(now, _step(schedule, self._failures))
+                self._pause = Pause(now, step(schedule, self._failures))
                 self._failures += 1
             self._refusal = refusal and refusal.own_copy()  # without the traceback, and so the caller's frames
         logger.warning(
@@ -357,7 +322,7 @@ class TokenSource:
         now = self._clock()
         with locked():
             dropped = False
-            self._note_rejection(token, now)
+            self._brake.note_rejection(token, now)
             if self.token is token:
                 allowed = not self._brake.left(now) and not self.limiter.delay(now.monotonic)
                 if allowed:
@@ -378,59 +343,30 @@ class TokenSource:
         after each mint that a path causes which always answers 401.
         """
         with locked():
-            if token is not self._braked_for:
-                self._brake_is_news = bool(self._braked or self._on_probation)
-                self._braked, self._brake, self._on_probation = 0, _NO_PAUSE, None
+            self._brake.come_off(token)
 
     def replay_rejected(self, token: Token) -> None:
         """Take note that the API answered 401 to the replay, too: the brake goes on."""
         now = self._clock()
         with locked():
-            self._note_rejection(token, now)
-            if token is not self._braked_for:
-                self._put_brake_on(token, now)
+            self._brake.note_rejected_replay(token, now)
 
     def _note_dropped(self, token: Token) -> None:
         """See to it that this token is not taken from the cache again, however slow that is to delete it."""
         if self._rejected is None or token.monotonic >= self._rejected.monotonic:
             self._rejected = token
 
-    def _note_moment(self, now: Instant) -> None:
-        if now.since(self._rejected_at) > _BRAKE_FORGETS:
-            self._braked, self._on_probation = 0, None
-        self._rejected_at = now
-
-    def _note_rejection(self, token: Token, now: Instant) -> None:
-        self._note_moment(now)
-        if token is self._on_probation:
-            self._put_brake_on(token, now)
-
-    def _put_brake_on(self, token: Token, now: Instant) -> None:
-        self._brake = Pause(now, _step(_BRAKE, self._braked))
-        self._braked += 1
-        self._braked_for, self._on_probation = token, None
-        self._brake_is_news = True
-
     def tell_brake(self) -> Generator[Effect, Any, None]:
         """Tell other processes of the brake, if it was put on or came off."""
-        if self._brake_is_news and self._fleet.shared:
-            self._brake_is_news = False
-            yield from self._fleet.change(self._with_brake)
-
-    def _with_brake(self, record: Record) -> Record:
-        now = self._clock()
-        return record._replace(
-            on_probation=self._on_probation is not None,
-            brake=self._brake.left(now),
-            braked=self._braked,
-            rejected=now.since(self._rejected_at),
-        )
+        if self._brake.is_news and self._fleet.shared:
+            self._brake.is_news = False
+            yield from self._fleet.change(lambda record: self._brake.tell(record, self._clock()))
 
     def refresh(self, client: Client, token: Token) -> Generator[Effect, Any, None]:
         """After a 401 to `token`, see first what other processes know: perhaps they have another."""
         if self._fleet.shared and self.token is token:
             with locked():
-                self._note_moment(self._clock())
+                self._brake.note_moment(self._clock())
             with suppress(TokenEndpointError):  # it took too long
                 look = partial(self._look, client, token)
                 yield from self._looks.run(look, ONCE, self._clock().monotonic + _LONGEST_LOOK)

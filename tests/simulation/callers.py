@@ -10,19 +10,22 @@ import io
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from requests.exceptions import UnrewindableBodyError
 
 from baas_auth_plugins import _httpx, _requests
-from baas_auth_plugins._flow import TokenRequest
+from baas_auth_plugins._flow import Join, Sleep, TokenRequest, Waiter
 from baas_auth_plugins._grant import Grant
 from baas_auth_plugins._httpx import HttpxFace, Send
 from baas_auth_plugins._origin import AllowedOrigins, origin_of_url, parse_origin
 
 from .gateway import Exchange, Key, Reply
 from .world import Moment, Task
+
+if TYPE_CHECKING:
+    from .process import Process
 
 __all__ = ["FOREIGN", "HOME", "Body", "Caller", "CancelledByUser", "Face", "Party", "Request", "requests_flow"]
 
@@ -32,6 +35,7 @@ _ORIGINS = AllowedOrigins([parse_origin("base_url", HOME)[1]])
 _CONTENT = b"the whole body"
 _OFFSET = 4
 _NEVER = Moment(0, 0)
+_POLL = 0.4  # seconds: who sleeps for longer waits for a limit
 
 
 class CancelledByUser(BaseException):
@@ -51,6 +55,7 @@ class Party:
     """One auth object."""
 
     name: str
+    process: Process
     face: Face
     leeway: float
     timeout: float
@@ -142,7 +147,7 @@ def requests_flow(face: Face, request: Any) -> Generator[Any, Any, Any]:
     response = yield Send(request)
     request = response.request
     if token in minted and response.status_code != 401:
-        grant.accepted(token)
+        yield from grant.accepted(token)
     if (
         response.status_code != 401
         or request.headers.get("Authorization") != f"Bearer {token.access_token}"
@@ -160,7 +165,7 @@ def requests_flow(face: Face, request: Any) -> Generator[Any, Any, Any]:
         return response
     replay.headers["Authorization"] = f"Bearer {replacement.token.access_token}"
     answer = yield Send(replay)
-    grant.replayed(replacement, answer.status_code)
+    yield from grant.replayed(replacement, answer.status_code)
     return answer
 
 
@@ -197,6 +202,9 @@ class Caller(Task):
     asked_true: float = 0.0
     called: float = 0.0
     """Seconds spent in the vault or the cache since it asked."""
+    cache_waiter: Waiter | None = None
+    """What wakes it when its operation on the cache is done."""
+    cache_asked: float = 0.0
     losses_seen: int = 0
     attempts: int = 0
 
@@ -204,6 +212,21 @@ class Caller(Task):
     def waits_for_token(self) -> bool:
         """Whether it has asked for a token, and neither got one nor given up."""
         return not self.done and not isinstance(self.effect, Send)
+
+    @property
+    def waits_for_cache(self) -> bool:
+        """Whether it waits for its own operation on a shared cache."""
+        return isinstance(self.effect, Join) and self.effect.waiter is self.cache_waiter
+
+    @property
+    def waits_for_caller(self) -> bool:
+        """Whether it waits for what another caller in its process does."""
+        return isinstance(self.effect, Join) and self.effect.waiter is not self.cache_waiter
+
+    @property
+    def waits_for_process(self) -> bool:
+        """Whether it looks now and then what another process does."""
+        return isinstance(self.effect, Sleep) and self.effect.seconds <= _POLL and "failing" not in self.notes
 
     def advance(self) -> Any:
         """Take one step; return the next effect, or None at the end."""

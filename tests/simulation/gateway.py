@@ -106,14 +106,15 @@ class Gateway:
     world: World
     climate: Climate
     faults: Counter[str]
-    arrived: Callable[[], None]
     accepted: set[Key] = field(default_factory=set)
     tokens: dict[str, Issued] = field(default_factory=dict)
     current: dict[Key, Issued] = field(default_factory=dict)
     _weather: str = "fine"
     _until: float = 0.0
 
-    def token_request(self, request: TokenRequest, answer: Callable[[Reply], None]) -> Exchange:
+    def token_request(
+        self, request: TokenRequest, answer: Callable[[Reply], None], arrived: Callable[[], None]
+    ) -> Exchange:
         """Carry a token request there and its answer back; call `answer` once, or never."""
         world, exchange = self.world, Exchange()
         weather = self._fault()
@@ -127,7 +128,7 @@ class Gateway:
         def arrive() -> None:
             if exchange.over:
                 return
-            self.arrived()
+            arrived()
             if weather == "hang" and world.random.random() < 0.5:
                 return
             reply = self._answer(key_of(request), weather)

@@ -1,4 +1,4 @@
-"""What must hold at each event. The referee sees what callers see, and the gateway's true time.
+"""What must hold at each event in a process. The referee sees what callers see, and the gateway's true time.
 
 Nobody asks the production code whether it did right: every verdict follows from the ledger, which is
 written from the effects that flows yielded and the answers they were given.
@@ -6,64 +6,63 @@ written from the effects that flows yielded and the answers they were given.
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from baas_auth_plugins._flow import Call, Join, Release, Sleep, TokenRequest
 from baas_auth_plugins._httpx import Send
 from baas_auth_plugins.exceptions import ConfigurationError, RateLimitError, TokenEndpointError
 
 from .callers import HOME, Caller, Party, Request
-from .gateway import Gateway, Key, Reply, key_of
+from .fleet import FleetReferee, InvariantError
+from .gateway import Key, Reply, key_of
 from .ledger import CRITICAL, FRESH, STALE, Book, Endpoint, Known
+from .store import Operation
 from .world import EPSILON, Moment, World
+
+if TYPE_CHECKING:
+    from .process import Process
 
 __all__ = ["InvariantError", "Referee"]
 
 _MOST_ATTEMPTS = 5  # one while a token lived, and four after its death
 _MOST_LOSSES_SEEN = 3  # one of a flight that tried once, and two of one that tried in full
 _SLACK = 0.5  # seconds that a runnable caller may be left lying
+_HASTE = 1.1  # seconds
+_LEFT_ALONE = 5  # seconds
+_PATIENCE, _PATIENCE_WITHOUT_TOKEN = 0.25, 5.0  # seconds for one operation on the cache
 _NEVER = float("-inf")
 
 
-class InvariantError(AssertionError):
-    """An invariant does not hold."""
-
-    def __init__(self, invariant: str, detail: str) -> None:
-        super().__init__(f"{invariant}: {detail}")
-        self.invariant = invariant
-
-
 class Referee:
-    """Checks each event against the ledger."""
+    """Checks each event in one process against the ledger."""
 
-    def __init__(self, world: World, limit: tuple[int, float] | None) -> None:
+    def __init__(self, world: World, fleet: FleetReferee, shared: bool) -> None:
         self.world = world
-        self.endpoint = Endpoint(limit)
+        self.fleet = fleet
+        self.gateway = fleet.gateway
+        self.check = fleet.check
+        self.shared = shared
+        """Whether the cache is: then others may know, and have done, what is not seen from here."""
+        self.endpoint = Endpoint(fleet.limit)
         self.books: dict[Key, Book] = {}
         self.active: dict[Caller, None] = {}
         """Callers under way, in the order in which they came."""
-        self.checks: Counter[str] = Counter()
-        self.gateway: Gateway
-        self.vault: Any = None
-        self.trusts_cache = True
-        self.failed_true = self.no_thread_true = self.lapsed_true = _NEVER
-        self._keys: dict[str, Key] = {}
+        self.cache_failed = self.cache_worked = _NEVER
+        """When the production code last found the cache failing or working, on the monotonic clock."""
+        self.no_thread_true = self.lapsed_true = _NEVER
         self._known: dict[str, Known] = {}
-        self._errors: dict[int, BaseException] = {}
 
-    def check(self, invariant: str, holds: bool, detail: object = "") -> None:
-        """Count a check; raise if it fails."""
-        self.checks[invariant] += 1
-        if not holds:
-            raise InvariantError(invariant, str(detail))
+    @property
+    def vault(self) -> Any:
+        """Where a callable secret comes from."""
+        return self.fleet.vault
 
     # What a caller is owed when it asks.
 
     def usable(self, party: Party) -> Known | None:
         """Return the token that this party should be served, unless it is dead; None after a 401 or `invalidate`."""
         known = self.books[party.key].known if party.key in self.books else None
-        if known is None or known.rejected or known.forgotten:
+        if known is None or known.rejected or known.forgotten or known.access_token in self.fleet.doubtful:
             return None
         return known if known.lives(self.world.now, party.leeway) else None
 
@@ -72,6 +71,8 @@ class Referee:
         caller.asked, caller.asked_true = self.world.now, self.world.true
         caller.called = 0.0
         caller.losses_seen, caller.attempts, caller.minted = 0, 0, None
+        caller.notes.pop("owed", None)
+        caller.notes.pop("began", None)
         caller.notes["found"] = known = self.usable(caller.party)
         caller.notes["age"] = known.age(self.world.now, caller.party.leeway) if known else None
         self.active[caller] = None
@@ -85,14 +86,18 @@ class Referee:
         if age == FRESH:
             self.check("a fresh token is served at once", served, effect)
         elif age == STALE:
-            self.check("a stale token is served at once, unless its caller leads", not isinstance(effect, Join | Sleep))
+            self.check(
+                "a stale token is served at once, unless its caller leads",
+                not (caller.waits_for_caller or isinstance(effect, Sleep)),
+            )
         if age in (STALE, CRITICAL) and caller.party.background and caller.kind != "background":
             self.check("background renewal delays nobody while a token lives", served, effect)
-        if age in (STALE, CRITICAL) and served and caller.kind != "background":
+        another = self.shared and _served(caller) not in (None, caller.notes["found"].access_token)
+        if age in (STALE, CRITICAL) and served and caller.kind != "background" and not another:
             self._renewal_not_due(caller, caller.notes["found"])
 
     def _renewal_not_due(self, caller: Caller, known: Known) -> None:
-        now, book = self.world.now, self.books[self._keys[known.access_token]]
+        now, book = self.world.now, self.books[self.fleet.key_of(known)]
         # A frozen leader is an excuse for as long as its lease may last: four phases of ten seconds, and a while.
         others = any(
             other is not caller and other.waits_for_token and now.mono - other.frozen_since < 60
@@ -101,13 +106,45 @@ class Referee:
         resting = any(pause is not None and pause.holds(now) for pause in (book.pause, book.spacing, book.refusal))
         excused = self.world.true - self.world.stepped_at < 120 or self.world.true - self.no_thread_true < EPSILON
         excused = excused or (caller.party.rotates and self.vault.version > 1)  # who waits for the new secret is unseen
-        limited = self.endpoint.limits(now, self._in_flight())
+        limited = self._limited(now)
+        excused = excused or (self.shared and self.fleet.rests(caller))
         self.check(
             "a renewal that is due is not put off", others or resting or limited or excused, f"{caller.name}: {known}"
         )
 
-    def _in_flight(self) -> int:
-        return sum(isinstance(caller.effect, TokenRequest) for caller in self.active)
+    def _limited(self, now: Moment) -> bool:
+        """Tell whether a caller may find that no token request can be sent just now."""
+        in_flight = sum(isinstance(caller.effect, TokenRequest) for caller in self.active)
+        return self.endpoint.limits(now, in_flight) or (self.shared and self.fleet.limits(now))
+
+    # The cache, where it is shared.
+
+    def cache_step(self, caller: Caller, operation: Operation | None, *, asked: bool) -> None:
+        """The caller has taken a step, and may have begun an operation on the cache, or is done with one."""
+        mono = self.world.mono
+        if asked and not caller.waits_for_cache:
+            spent, before = mono - caller.cache_asked, caller.notes.pop("operation")
+            caller.called += spent
+            cut_short = caller.was_frozen or caller.outcome == "cancelled"
+            if not cut_short:
+                most = _PATIENCE if caller.notes["had a token"] else _PATIENCE_WITHOUT_TOKEN
+                self.check("the cache is not waited for longer than promised", spent <= most + _SLACK, f"{spent:.3f} s")
+                if not before.failed and before.done:
+                    self.cache_failed, self.cache_worked = _NEVER, mono
+                elif caller.cache_asked > max(self.cache_failed, self.cache_worked):  # not what is known already
+                    self.cache_failed = mono
+        waits = operation is not None and isinstance(caller.effect, Join) and caller.effect.waiter is operation.waiter
+        if waits:
+            left_alone = mono >= self.cache_failed + _LEFT_ALONE - EPSILON
+            self.check("a cache that failed is waited for by nobody for a while", left_alone, caller.name)
+            caller.cache_waiter, caller.cache_asked = caller.effect.waiter, mono
+            caller.notes["cache asked"] = self.world.now, self.world.neutral
+            caller.notes["operation"], caller.notes["had a token"] = operation, self._serves_meanwhile(caller)
+
+    def _serves_meanwhile(self, caller: Caller) -> bool:
+        """Tell whether the caller has had a token since it asked, so that nothing is urgent."""
+        found = self.usable(caller.party)
+        return found is not None and found is caller.notes["found"] and caller.kind != "invalidate"
 
     # Token requests.
 
@@ -115,6 +152,7 @@ class Referee:
         """A token request leaves."""
         now, key = self.world.now, key_of(request)
         book = self.books.setdefault(key, Book())
+        self.fleet.token_request(caller, key)
         lapsed = self.lapsed_true >= caller.asked_true or (book.sender is not None and book.sender.was_frozen)
         self.check(
             "at most one token request is in flight per key",
@@ -147,11 +185,14 @@ class Referee:
         known = book.known
         if known is None or known.forgotten or not known.lives(now, caller.party.leeway):
             return False
+        if known.access_token in self.fleet.doubtful:
+            return False
         stale, _, _ = known.margins(caller.party.leeway)
         early = known.left(now) > stale + EPSILON
         if known.rejected:
-            if early and book.brake is not None and not known.dropped:
-                self.check("401-driven mints obey the brake", not book.brake.holds(now, -EPSILON), book.brake)
+            brake = None if self.shared and caller.party.rotates else book.brake
+            if early and brake is not None and brake.sure and not known.dropped:
+                self.check("401-driven mints obey the brake", not brake.holds(now, -EPSILON), brake)
             return False
         self.check("a mint is voluntary, or due to a rejection or a death", not early, f"{caller.name}: {known}")
         if book.pause is not None and book.pause.sure:
@@ -162,9 +203,10 @@ class Referee:
 
     def vault_failed(self) -> None:
         """The callable secret has raised, or come too late."""
-        self.failed_true = self.world.true
+        self.fleet.failed_true = self.world.true
         for book in self.books.values():
             book.vault_failed(self.world.now)
+        self.fleet.vault_failed()
 
     def arrival(self) -> None:
         """A token request has reached the gateway."""
@@ -172,6 +214,7 @@ class Referee:
         if limit is not None:
             given_up = sum(caller.was_frozen for caller in self.active)  # the process counts these from their sending
             self.check("the token rate limit is kept", count <= limit[0] + given_up, f"{count} within {limit[1]} s")
+        self.fleet.arrival()
 
     def token_request_over(self, caller: Caller, reply: Reply | None) -> None:
         """The flow was given the answer, or closed (None), and has taken its next step."""
@@ -181,17 +224,21 @@ class Referee:
         if book.sender is caller:
             book.sender = None
         self.endpoint.answered.append(now.mono)
+        self.fleet.token_request_over(caller, reply)
         if caller.was_frozen:
             self.lapsed_true = self.world.true
         caller.notes.pop("failing", None)
-        if reply is None or (reply.issued is not None and self._landed(caller, book, key, reply, now)):
+        known = self._known_from(caller, reply, now)
+        if reply is None or known is not None:
+            if known is not None:
+                self._landed(caller, book, key, known)
             del caller.notes["flight"]
             return
         self.endpoint.told(reply, now)
-        self.failed_true = self.world.true
+        self.fleet.failed_true = self.world.true
         if caller.outcome == "lost" and not caller.was_frozen:
             for other in self.active:
-                other.losses_seen += isinstance(other.effect, Join)
+                other.losses_seen += other.waits_for_caller
         caller.attempts -= reply.kind == "429"
         caller.notes["failing"] = reply.kind
 
@@ -200,34 +247,51 @@ class Referee:
         effect, kind = caller.effect, caller.notes.get("failing")
         if kind is None or isinstance(effect, Sleep) or (isinstance(effect, Call) and effect.function is self.vault):
             return
-        if isinstance(pending, Sleep) and isinstance(effect, TokenRequest):
+        if caller.waits_for_cache:
             return
+        if isinstance(effect, TokenRequest):
+            again = self.shared and kind != "refusal" and key_of(effect) == caller.notes["flight"][0]
+            if again or isinstance(pending, Sleep):
+                return
         del caller.notes["failing"]
-        caller.attempts = 0
+        attempts, caller.attempts = caller.attempts, 0
         key, before, flags = caller.notes.pop("flight")
         book, refusal = self.books[key], kind == "refusal"
         if book.known is not before and self.usable(caller.party):
+            self.fleet.failed_perhaps(key, refusal=refusal)
             return  # late: somebody has a newer token
         changed = book.known is not before or (before and flags != (before.rejected, before.forgotten))
         sure = not (changed or caller.was_frozen or caller.party.rotates or (before and before.rejected))
         if how == "send" or caller.outcome == "lost":  # else it was cancelled, or the vault failed it
             # Retries that end may have ended for lack of time, which counts as nobody's failure.
             spent = refusal or caller.notes["voluntary"]
-            book.failed(self.world.now, refusal=refusal, sure=sure, blurs=changed or not spent)
+            blurs = changed or not spent
+            since = self.world.now, self.world.neutral
+            if isinstance(pending, Join) and pending.waiter is caller.cache_waiter:
+                since = caller.notes["cache asked"]  # to tell others of it, which was some time ago
+            book.failed(since[0], refusal=refusal, sure=sure, blurs=blurs)
+            self.fleet.failed(caller, key, since[1], refusal=refusal, sure=sure, blurs=blurs, attempts=attempts)
 
-    def _landed(self, caller: Caller, book: Book, key: Key, reply: Reply, now: Moment) -> bool:
-        assert reply.issued is not None
+    def _known_from(self, caller: Caller, reply: Reply | None, now: Moment) -> Known | None:
+        """Return the token that a reply holds, if it can be used."""
+        if reply is None or reply.issued is None or reply.kind != "good":
+            return None
         known = Known(reply.issued.access_token, caller.notes["sent"], reply.life)
-        if not known.lives(now, caller.party.leeway) or reply.kind != "good":
-            return False
-        voluntary = caller.notes["voluntary"]
+        return known if known.lives(now, caller.party.leeway) else None
+
+    def _landed(self, caller: Caller, book: Book, key: Key, known: Known) -> None:
+        now, voluntary = self.world.now, caller.notes["voluntary"]
         perhaps = caller.notes["before"] is not None
         sure = voluntary and not caller.was_frozen
-        book.landed(known, now, voluntary=voluntary or perhaps or caller.was_frozen, sure=sure)
+        if self.shared and any(other.rejected and other.sends == 1 for other in self.active):
+            book.doubt(now)  # who looks first what others know has not told of the rejection yet
+        late = self.shared and book.known is not None and known.sent.mono < book.known.sent.mono
+        if not (late and caller.was_frozen):  # what came meanwhile may have been kept, rejected or not
+            book.landed(known, now, voluntary=voluntary or perhaps or caller.was_frozen, sure=sure)
         if known is book.known or known.access_token not in self._known:
-            self._known[known.access_token], self._keys[known.access_token] = known, key
+            self._known[known.access_token] = known
+        self.fleet.landed(caller, key, known, voluntary=voluntary or perhaps or caller.was_frozen, sure=sure)
         caller.attempts, caller.minted = 0, known
-        return True
 
     # API requests.
 
@@ -239,33 +303,52 @@ class Referee:
         if request.origin != HOME:
             self.check("no other origin gets the token", not access_token, caller.name)
             return
-        self.check("never an API request without a token", access_token in self._keys, caller.name)
+        self.check("never an API request without a token", access_token in self.fleet.minted, caller.name)
         self.check("the body goes out whole each time", request.content.whole(sent), f"{caller.name} {sent!r}")
         before, caller.served = caller.served, self.served(caller, access_token)
-        if caller.sends == 2 and before.rejected and self.trusts_cache and not self.gateway.climate.reissues:
+        if caller.sends == 2 and before.rejected and not self.gateway.climate.reissues:
             self.check("a replay carries another token", caller.served is not before, caller.name)
 
     def served(self, caller: Caller, access_token: str) -> Known:
         """A caller was given a token to send."""
         issued = self.gateway.tokens[access_token]
         self.check("never a token past its expiry", self.world.true < issued.expiry, f"{caller.name} {access_token}")
-        known, key = self._known[access_token], self._keys[access_token]
+        key = self.fleet.minted[access_token].key
+        known = self._known.get(access_token)
+        if known is None or (self.shared and not known.lives(self.world.now, caller.party.leeway)):
+            known = self._adopted(access_token, key)  # for the first time, or issued once more
         left = known.left(self.world.now) - known.margins(caller.party.leeway)[2]
-        self.check("never a dead token, by any clock of the machine", left > -EPSILON, f"{caller.name} {known}")
-        if self.trusts_cache:  # one that fails may go on holding an older token, which is not worse for that
-            current = self.usable(caller.party)
-            late = known is not current and current is not None and current is self.books[key].known
-            self.check("a token that came late is not served", not late, f"{caller.name} {known}")
+        living = left > -EPSILON or access_token in self.fleet.doubtful
+        self.check("never a dead token, by any clock of the machine", living, f"{caller.name} {known}")
+        current = self.usable(caller.party)
+        late = known is not current and current is not None and current is self.books[key].known
+        self.check("a token that came late is not served", not late, f"{caller.name} {known}")
         caller.party.key = key
         return known
 
-    def forked(self) -> None:
-        """Go on as a child process: of the callers under way it has only the memory."""
+    def _adopted(self, access_token: str, key: Key) -> Known:
+        """Take note that this process has taken over a token that another one minted."""
+        self.check("no process has another's token, but through a shared cache", self.shared)
+        known = self.fleet.minted[access_token].known_here(self.world)
+        self._known[access_token] = known
+        book = self.books.setdefault(key, Book())
+        if book.known is None or known.sent.mono > book.known.sent.mono or not self._holds(book.known):
+            book.adopted(known)
+        return known
+
+    def _holds(self, known: Known) -> bool:
+        return not (known.rejected or known.forgotten)
+
+    def vanished(self, process: Process) -> None:
+        """Whoever was under way is gone: a child process has only the memory of it, and a new one not even that."""
         for caller in self.active:
+            if caller.rejected and self.shared:
+                self.books[self.fleet.key_of(caller.served)].doubt(self.world.now)
             if isinstance(caller.effect, TokenRequest):
                 self.endpoint.answered.append(self.world.mono)
                 if self.endpoint.arrivals:  # the parent's, which alone will know when it was answered
                     self.endpoint.arrivals.pop()
+        self.fleet.vanished(process, self.active)
         self.active.clear()
         for book in self.books.values():
             book.sender = None
@@ -275,21 +358,24 @@ class Referee:
         for book in self.books.values():
             if book.known is not None:
                 book.known.forgotten = True
+        self.fleet.forgotten()
 
     def api_answer(self, caller: Caller, request: Request, status: int) -> None:
         """The flow is about to be given the API's answer."""
         access_token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if not access_token or caller.redirected:
             return
-        book = self.books[self._keys[access_token]]
+        key = self.fleet.minted[access_token].key
+        book = self.books[key]
         if status == 401:
             book.rejected(caller.served, self.world.now, replay=caller.sends == 2)
             caller.rejected, caller.released = True, False
             brake = book.brake is not None and book.brake.holds(self.world.now)
-            caller.notes["held"] = held = brake or self.endpoint.limits(self.world.now, self._in_flight())
+            caller.notes["held"] = held = brake or self._limited(self.world.now)
             caller.served.dropped |= not held and caller.sends == 1
         elif caller.minted is caller.served:
             book.accepted(caller.served)
+        self.fleet.api_answer(caller, key, access_token, status, held=caller.notes.get("held", True))
 
     def effect(self, caller: Caller) -> None:
         """A flow has yielded something."""
@@ -304,6 +390,10 @@ class Referee:
     def finished(self, caller: Caller) -> None:
         """A caller is through."""
         self.active.pop(caller, None)
+        if caller.outcome in ("cancelled", "lost"):
+            self.fleet.cancelled(caller)
+            if caller.rejected and self.shared:
+                self.books[self.fleet.key_of(caller.served)].doubt(self.world.now)
         error = caller.error
         if caller.kind == "background" or (caller.kind == "invalidate" and error is None):
             return
@@ -311,8 +401,8 @@ class Referee:
         if caller.outcome == "failed":
             kinds = (TokenEndpointError, ConfigurationError) if party.rotates else TokenEndpointError
             self.check("errors are of the package's own kinds", isinstance(error, kinds), repr(error))
-            self.check("each caller gets an error of its own", id(error) not in self._errors, error)
-            self._errors[id(error)] = error  # kept, so that no id is used twice
+            self.check("each caller gets an error of its own", id(error) not in self.fleet.errors, error)
+            self.fleet.errors[id(error)] = error  # kept, so that no id is used twice
             known = self.usable(party)
             if not party.rotates or known is caller.notes["found"]:
                 self.check("no call fails while a token lives", known is None, f"{caller.name}: {error!r} {known}")
@@ -325,7 +415,12 @@ class Referee:
             self.check("only the one that renews may see the network fail", renews, caller.name)
         returned = caller.outcome == "returned" and caller.status == 401
         if returned and caller.sends == 1 and caller.rejected and not party.rotates and not caller.was_frozen:
-            stands = caller.notes["held"] or not caller.request or not caller.request.content.replayable
+            stands = (
+                caller.notes["held"]
+                or (self.shared and self.fleet.brakes(caller))
+                or not caller.request
+                or not caller.request.content.replayable
+            )
             self.check("a 401 is answered with a replay, if one may help", stands, caller.name)
 
     def _failure_justified(self, caller: Caller, error: BaseException | None, waited: float) -> None:
@@ -335,19 +430,21 @@ class Referee:
             b.refusal is not None and b.refusal.holds(now)
             for b in ([book] if book is not None and not party.rotates else self.books.values())
         )
+        verdict = verdict or (self.shared and (self.fleet.refuses() or self.fleet.fails()))
         if isinstance(error, RateLimitError):
-            fair = self.endpoint.limited_at >= caller.asked.mono or self.endpoint.limits(now, self._in_flight())
+            fair = self.fleet.endpoint.limited_at >= caller.asked.mono or self._limited(now)
         else:
             patience = min(party.timeout, party.max_wait) if party.rotates else party.max_wait
-            patient = waited + caller.called < patience - EPSILON
-            fair = verdict or self.failed_true >= caller.asked_true or not patient
+            haste = _HASTE if self.shared else EPSILON  # those who wait fail together, if about as patient
+            patient = waited + caller.called < patience - haste
+            fair = verdict or self.fleet.failed_true >= caller.asked_true or not patient
         self.check("a failure has a cause in the gateway", fair, f"{caller.name}: {error!r} after {waited:.3f} s")
 
     def waited(self, caller: Caller) -> None:
         """A caller has done waiting for a token, one way or another."""
         party = caller.party
         if caller.minted is not None and caller.outcome != "cancelled":
-            party.key = self._keys[caller.minted.access_token]
+            party.key = self.fleet.minted[caller.minted.access_token].key
         if caller.was_frozen or caller.outcome == "cancelled":
             return
         waited = self.world.mono - caller.asked.mono - caller.called
@@ -368,11 +465,21 @@ class Referee:
 
     def idle(self) -> None:
         """Nobody can run, and time is about to jump."""
-        waiting = [caller for caller in self.active if isinstance(caller.effect, Join)]
-        if waiting and not any(caller.was_frozen for caller in self.active):
-            working = any(isinstance(caller.effect, TokenRequest | Sleep | Call) for caller in self.active)
-            self.check("nobody waits for nobody", working, self._names(*waiting))
+        waiting = []
+        for caller in self.active:
+            if isinstance(caller.effect, TokenRequest | Sleep | Call) or caller.waits_for_cache or caller.was_frozen:
+                return
+            if caller.waits_for_caller:
+                waiting.append(caller)
+        self.check("nobody waits for nobody", not waiting, self._names(*waiting))
 
     def over(self) -> None:
         """The world has come to rest."""
         self.check("every caller finishes", not self.active, self._names(*self.active))
+
+
+def _served(caller: Caller) -> str | None:
+    """Return the token that a caller was given, or None where that is told to nobody."""
+    if isinstance(caller.effect, Send):
+        return str(caller.effect.request.headers.get("Authorization", "")).removeprefix("Bearer ")
+    return caller.value.access_token if caller.kind == "get_token" and caller.outcome == "returned" else None

@@ -53,6 +53,8 @@ class Known:
     """It was rejected while neither the brake nor a limit held: the next caller mints."""
     forgotten: bool = False
     """`invalidate` was called."""
+    adopted: bool = False
+    """Another process minted it, which knows more of it."""
 
     def left(self, now: Moment) -> float:
         """Return the seconds of life that are left."""
@@ -102,7 +104,7 @@ class Endpoint:
             self.arrivals.popleft()
         return len(self.arrivals)
 
-    def limits(self, now: Moment, in_flight: int) -> bool:
+    def limits(self, now: Moment, in_flight: int, spare: int = _SPARE) -> bool:
         """Tell whether a caller may find that no token request can be sent just now: an excuse, not a rule."""
         if self.blocked_until > now.mono - EPSILON:
             return True
@@ -110,7 +112,7 @@ class Endpoint:
             return False
         while self.answered and self.answered[0] < now.mono - self.limit[1] - EPSILON:
             self.answered.popleft()
-        return len(self.answered) + in_flight + _SPARE >= self.limit[0]
+        return len(self.answered) + in_flight + spare >= self.limit[0]
 
 
 @dataclass
@@ -130,9 +132,16 @@ class Book:
     refusals: int = 0
     blurred: bool = False
     """How many failures in a row there were cannot be told from here: the vault failed, or somebody's patience."""
+    _doubt: Moment | None = None
     _braked: int = 0
     _braked_for: Known | None = None
-    _rejected_at: Moment | None = None
+    rejected_at: Moment | None = None
+    minter: Any = None
+    """The process that has the token from the gateway itself."""
+    published: bool = False
+    """Whether it lies in the cache for all to see."""
+    brake_on: float = float("-inf")
+    """When the brake was put on, truly."""
     _probation: Known | None = None
 
     def landed(self, known: Known, now: Moment, *, voluntary: bool, sure: bool) -> None:
@@ -146,8 +155,15 @@ class Book:
         self.blurred = False
         if voluntary:
             self.spacing = Pause(now, min(30, known.life / 10), sure)
-        if self._rejected_at is not None and now.since(self._rejected_at) < _FORGOTTEN_AFTER:
+        if self.rejected_at is not None and now.since(self.rejected_at) < _FORGOTTEN_AFTER:
             self._probation = known
+
+    def adopted(self, known: Known) -> None:
+        """Take note of a token that another process minted: how it came by it, that one knows."""
+        self.known = known
+        self.failures = self.refusals = 0
+        self.pause = self.refusal = self.spacing = self._probation = None
+        self.blurred = True
 
     def failed(self, now: Moment, *, refusal: bool, sure: bool, blurs: bool) -> None:
         """Take note that a flight failed for good."""
@@ -168,14 +184,21 @@ class Book:
 
     def rejected(self, known: Known, now: Moment, *, replay: bool) -> None:
         """Take note of a 401; brake if the token was freshly minted after another one, or if it answers a replay."""
-        if self._rejected_at is None or now.since(self._rejected_at) > _FORGOTTEN_AFTER:
+        if self.rejected_at is None or now.since(self.rejected_at) > _FORGOTTEN_AFTER:
             self._braked, self._probation = 0, None
-        self._rejected_at = now
+        self.rejected_at = now
         known.rejected = True
         if known is self._probation or (replay and known is not self._braked_for):
-            self.brake = Pause(now, _step(_BRAKE, self._braked))
+            self.brake = Pause(now, _step(_BRAKE, self._braked), sure=not (known.adopted or self._doubted(now)))
             self._braked += 1
             self._braked_for, self._probation = known, None
+
+    def doubt(self, now: Moment) -> None:
+        """Take note that somebody who was told of a rejection may be gone before the process knew of it."""
+        self._doubt = now
+
+    def _doubted(self, now: Moment) -> bool:
+        return self._doubt is not None and now.since(self._doubt) < _FORGOTTEN_AFTER + 1
 
     def accepted(self, known: Known) -> None:
         """Take note that the caller that minted a token was let in with it."""

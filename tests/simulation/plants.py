@@ -23,12 +23,22 @@ from baas_auth_plugins._token import Instant, State, Token
 from baas_auth_plugins.exceptions import BaaSAuthError, TokenEndpointError
 
 from . import simulate as simulation
+from .fleet_plants import FLEET_PLANTS
 from .invariants import InvariantError
+from .scenario import Scenario
 
 __all__ = ["MOST_SEEDS", "PLANTS", "Plant", "hunt", "hunt_all"]
 
 MOST_SEEDS = 3000
 """Within so many seeds each planted bug is caught; the slowest need a leader whose event loop hangs, twice."""
+
+_FOUND = {
+    "an heir that leaves keeps the lead": 692,
+    "a late failure delays the renewal of a newer token": 286,
+    "no distance between voluntary renewals": 1075,
+    "the fleet's rate limit is ignored": 200,
+    "a late publication overwrites a newer token": 494,
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,14 @@ class Plant:
 
     name: str
     patches: tuple[tuple[Any, str, Any], ...]
+    shared: bool = False
+    """Whether it takes a shared cache to show; the others show sooner without."""
+
+    @property
+    def seeds(self) -> Iterator[int]:
+        """Where to look for it: first of all where it was found before."""
+        near = _FOUND.get(self.name, 0)
+        return (seed % MOST_SEEDS for seed in range(near, near + MOST_SEEDS))
 
     @contextmanager
     def planted(self) -> Iterator[None]:
@@ -85,20 +103,20 @@ def _drop_the_lead(self: SingleFlight, flight: Any) -> None:
 _own_failed = TokenSource._failed
 
 
-def _late_failure(self: TokenSource, client: Any, before: Any, started: Any, error: Any) -> None:
-    _own_failed(self, client, self.token, started, error)
+def _late_failure(self: TokenSource, client: Any, before: Any, started: Any, error: Any, **options: Any) -> None:
+    _own_failed(self, client, self.token, started, error, **options)
 
 
 _own_landed = TokenSource._landed
 
 
-def _late_success(self: TokenSource, token: Token, effort: int, *, minted: bool) -> Any:
+def _late_success(self: TokenSource, token: Token, effort: int, found: Any) -> Any:
     self.token = None
-    return _own_landed(self, token, effort, minted=minted)
+    return _own_landed(self, token, effort, found)
 
 
-def _no_spacing(self: TokenSource, token: Token, effort: int, *, minted: bool) -> Any:
-    return _own_landed(self, token, _flight.FULL, minted=minted)
+def _no_spacing(self: TokenSource, token: Token, effort: int, found: Any) -> Any:
+    return _own_landed(self, token, _flight.FULL, found)
 
 
 _read_token = Client.read_token
@@ -223,12 +241,15 @@ PLANTS = (
     Plant("a 401 is not read before the wait", ((Grant, "recover", _recover_without_release),)),
     Plant("all who wait are raised one exception object", ((BaaSAuthError, "own_copy", _shared_error),)),
     Plant("a fork leaves the flight to the child", ((simulation, "_after_fork_in_child", _nothing),)),
+    *(Plant(name, patches, shared=True) for name, patches in FLEET_PLANTS),
 )
 
 
-def hunt(plant: Plant, seeds: range) -> tuple[int, str] | None:
+def hunt(plant: Plant) -> tuple[int, str] | None:
     """Return the first seed that catches a planted bug, and by which invariant; None if none does."""
-    for seed in seeds:
+    for seed in plant.seeds:
+        if plant.shared != Scenario.draw(seed).shared_cache:
+            continue
         with plant.planted():
             invariant = _broken(seed)
         if invariant and not _broken(seed):  # that is, for the plant's sake alone
@@ -248,7 +269,7 @@ def hunt_all(say: Callable[[str], object]) -> int:
     """Plant each bug in turn, and print what caught it; return how many got away."""
     free = 0
     for plant in PLANTS:
-        found = hunt(plant, range(MOST_SEEDS))
+        found = hunt(plant)
         free += found is None
         seed, invariant = found or ("-", "NOT CAUGHT")
         say(f"{plant.name:52} seed {seed!s:>5}  {invariant}")

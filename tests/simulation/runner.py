@@ -41,6 +41,7 @@ def report(figures: Figures, failures: Sequence[Failure], seconds: float, say: C
     say(
         f"{figures.seeds} seeds, {figures.seconds / 86400:.1f} simulated days, {sum(figures.calls.values())} calls, "
         f"{figures.api_requests} API requests, {figures.token_requests} token requests, {figures.steps} steps, "
+        f"{figures.processes} processes, {figures.operations} operations on shared caches, "
         f"{sum(figures.faults.values())} faults, {sum(figures.checks.values())} invariants checked, {seconds:.1f} s"
     )
     tables: tuple[tuple[str, Counter[str]], ...] = (

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
-from unittest.mock import patch
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from baas_auth_plugins import _grant
 from baas_auth_plugins._client import Client
-from baas_auth_plugins._client import logger as package_logger
 from baas_auth_plugins._grant import Grant
 from baas_auth_plugins._provider import Provider
-from baas_auth_plugins._registry import Registry
-from baas_auth_plugins._token import Token
-from baas_auth_plugins.cache import MemoryTokenCache
+from baas_auth_plugins.cache import TokenCache
 from baas_auth_plugins.providers import PROVIDERS
 
 from .callers import HOME, Face, Party
 from .gateway import Climate, key_of
+from .process import Process
+from .store import LYING
+from .store import TROUBLES as STORE_TROUBLES
 
-__all__ = ["Scenario", "Vault", "build_parties", "fresh_process"]
+__all__ = ["SECRET", "Scenario", "Vault", "build_parties"]
 
 _LIVES = (60, 61.5, 90, 300, 300, 420, 600, 1800, 3600, 3600)
 _LEEWAYS = (300.0, 300.0, 300.0, 300.0, 30.0, 3.0, 0.0, 10_000.0)
+SECRET = "a secret that stays"
+_FLEETS = 0.25  # share of seeds in which there is more than one process
 _TROUBLES = ("revoke", "wall clock step", "sleep", "fork", "freeze", "rotate", "invalidate", "vault")
 
 
@@ -41,7 +39,8 @@ class Scenario:
     alike: bool
     """Whether all auth objects have the same leeway and patience."""
     callable_secret: bool
-    slow_cache: bool
+    shared_cache: bool
+    """Whether the cache does I/O, and so may fail."""
     background: bool
     clients: tuple[str, ...]
     bursts: int
@@ -52,6 +51,11 @@ class Scenario:
     plain: bool
     """Whether all bodies are bytes."""
     troubles: tuple[str, ...]
+    processes: int = 1
+    skews: tuple[float, ...] = (0.0,)
+    """Seconds by which each process's wall clock is off."""
+    cache_stormy: float = 0.0
+    """Share of time in which something is wrong with a shared cache."""
 
     @classmethod
     def draw(cls, seed: int) -> Scenario:
@@ -63,7 +67,7 @@ class Scenario:
         callable_secret = rng.random() < 0.2
         if not callable_secret:
             troubles = [name for name in troubles if name not in ("rotate", "vault")]
-        return cls(
+        scenario = cls(
             seed=seed,
             provider=provider,
             climate=Climate(
@@ -78,7 +82,7 @@ class Scenario:
             auth_objects=rng.choice((1, 1, 2, 4)),
             alike=rng.random() < 0.7,
             callable_secret=callable_secret,
-            slow_cache=rng.random() < 0.15,
+            shared_cache=rng.random() < 0.15,
             background=rng.random() < 0.2,
             clients=rng.choice((("requests",), ("httpx",), ("requests", "httpx"), ("requests", "httpx", "get_token"))),
             bursts=rng.randint(8, 24),
@@ -88,6 +92,27 @@ class Scenario:
             plain=rng.random() < 0.5,
             troubles=tuple(rng.sample(troubles, rng.choice((0, 0, 1, 2)))),
         )
+        scenario._draw_fleet()
+        return scenario
+
+    def _draw_fleet(self) -> None:
+        """Draw what is shared with other processes, and how that fails."""
+        rng = random.Random(f"fleet {self.seed}")  # noqa: S311  # a simulation, not cryptography
+        if rng.random() < _FLEETS:
+            self.shared_cache, self.processes = True, rng.randint(2, 8)
+            self.crowd += rng.choice((0, self.processes))
+            self.bursts = min(self.bursts, 12)
+            if rng.random() < 0.3:
+                self.troubles += ("kill",)
+            if rng.random() < 0.3:
+                skew = rng.choice((0.1, 3.0, 600.0, 40_000.0))
+                self.skews = tuple(rng.uniform(-skew, skew) for _ in range(self.processes))
+        if self.shared_cache:
+            self.cache_stormy = rng.choice((0.0, 0.0, 0.0, 0.2, 0.5))
+            if rng.random() < 0.3:
+                honest = len(self.skews) == 1 and not {"wall clock step", "sleep"}.intersection(self.troubles)
+                kinds = [kind for kind in STORE_TROUBLES if honest or kind not in LYING]
+                self.troubles += tuple(rng.sample(kinds, rng.choice((1, 2))))
 
 
 class Vault:
@@ -112,45 +137,16 @@ class Vault:
         self.version += 1
 
 
-@dataclass
-class SlowCache(MemoryTokenCache):
-    """A cache that does I/O, and fails now and then."""
-
-    blocking: ClassVar[bool] = True
-    rng: random.Random = field(default_factory=random.Random)
-
-    def __post_init__(self) -> None:
-        MemoryTokenCache.__init__(self)
-
-    def get(self, key: str) -> Token | None:
-        self._fail()
-        return super().get(key)
-
-    def set(self, key: str, token: Token) -> None:
-        self._fail()
-        super().set(key, token)
-
-    def delete(self, key: str, token: Token) -> None:
-        self._fail()
-        super().delete(key, token)
-
-    def _fail(self) -> None:
-        if self.rng.random() < 0.05:
-            raise ConnectionError("the cache is gone")
-
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
-
-
 def build_parties(
     scenario: Scenario,
     rng: random.Random,
     vault: Vault | None,
+    process: Process,
+    cache: TokenCache,
     accept: Callable[[Any], None],
     spawn: Callable[[Party], Any],
 ) -> list[Party]:
-    """Return this seed's auth objects: equal credentials, one cache."""
-    cache = SlowCache(rng=rng) if scenario.slow_cache else MemoryTokenCache()
+    """Return a process's auth objects: equal credentials, one cache."""
     common = (rng.choice(_LEEWAYS), rng.choice((2.0, 10.0)), rng.choice((20.0, 60.0)))
     scope = "cob.read pix.read" if scenario.provider.scope == "required" else scenario.climate.scope
     parties = []
@@ -158,24 +154,12 @@ def build_parties(
         drawn = (rng.choice(_LEEWAYS), rng.choice((2.0, 10.0)), rng.choice((5.0, 20.0, 60.0)))
         leeway, timeout, max_wait = common if scenario.alike else drawn
         client = Client(scenario.provider, "client", HOME, scope, leeway, timeout, max_wait, headers={})
-        secret = "a secret that stays"
-        key = None if vault else key_of(client.token_request(secret, None)(1.0))
+        key = None if vault else key_of(client.token_request(SECRET, None)(1.0))
         if key is not None:
             accept(key)
         background = scenario.background and rng.random() < 0.7
-        party = Party(f"auth {number}", None, leeway, timeout, max_wait, background, key, vault is not None)  # type: ignore[arg-type]
-        party.face = Face(Grant(client, vault or secret, cache, spawn(party) if background else None))
+        name = f"auth {number}" + (f" in process {process.number}" if scenario.processes > 1 else "")
+        party = Party(name, process, None, leeway, timeout, max_wait, background, key, vault is not None)  # type: ignore[arg-type]
+        party.face = Face(Grant(client, vault or SECRET, cache, spawn(party) if background else None))
         parties.append(party)
     return parties
-
-
-@contextmanager
-def fresh_process() -> Iterator[None]:
-    """Give the production code empty registries and nobody to log to."""
-    level = package_logger.level
-    package_logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with patch.object(_grant, "_sources", Registry()), patch.object(_grant, "_limiters", Registry()):
-            yield
-    finally:
-        package_logger.setLevel(level)

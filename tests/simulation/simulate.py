@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -12,12 +13,16 @@ from typing import Any
 from baas_auth_plugins._flow import Call, Join, Release, Sleep, TokenRequest
 from baas_auth_plugins._fork import _after_fork_in_child
 from baas_auth_plugins._httpx import Send
+from baas_auth_plugins.cache import MemoryTokenCache, TokenCache
 
 from .callers import FOREIGN, HOME, Body, Caller, Party, Request, requests_flow
+from .fleet import FleetReferee
 from .gateway import Gateway, Key, Reply, key_of
 from .invariants import InvariantError, Referee
-from .scenario import Scenario, Vault, build_parties, fresh_process
-from .world import Task, World
+from .process import Process, process_globals
+from .scenario import SECRET, Scenario, Vault, build_parties
+from .store import LYING, TROUBLES, Connection, Operation, Store
+from .world import Host, Task, World
 
 __all__ = ["Figures", "Simulation", "simulate"]
 
@@ -33,6 +38,8 @@ class Figures:
     calls: Counter[str] = field(default_factory=Counter)
     token_requests: int = 0
     api_requests: int = 0
+    processes: int = 0
+    operations: int = 0
     steps: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     checks: Counter[str] = field(default_factory=Counter)
@@ -60,32 +67,41 @@ class Simulation:
         self.world = World(seed)
         self.random = self.world.random
         self.figures = Figures(seeds=1)
-        self.referee = Referee(self.world, scenario.provider.token_rate_limit)
-        self.gateway = Gateway(self.world, scenario.climate, self.figures.faults, self.referee.arrival)
-        self.referee.gateway = self.gateway
-        self.referee.trusts_cache = not scenario.slow_cache
-        self.parties: list[Party] = []
+        self.gateway = Gateway(self.world, scenario.climate, self.figures.faults)
+        limit, shared = scenario.provider.token_rate_limit, scenario.shared_cache
+        self.fleet = FleetReferee(self.world, limit, self.gateway, shared=shared)
+        self.store = Store(
+            self.world, scenario.cache_stormy, self.figures.faults, self.fleet.trouble, self.fleet.changed, self._enter
+        )
+        self.processes = self.fleet.processes
         self.vault: Vault | None = None
+        self._process: Process | None = None
+        self._operation: Operation | None = None
         self._trace = trace
+        if trace is not None:
+            self.fleet.note = self.note
         self._callers = 0
         self._freezes = False
         self._bursts = scenario.bursts
         self._left_behind: list[Generator[Any, Any, Any]] = []
+        self._gone: list[Process] = []
 
     def run(self) -> Figures:
         """Let everything happen."""
-        with fresh_process(), self.world.clocks(self.scenario.seed):
+        with process_globals(self._in_daemon_thread), self.world.clocks(self.scenario.seed):
             self.note("the world", str(self.scenario))
             try:
                 self._prepare()
                 self.world.at(0.0, self._burst)
-                self.world.run(self._step, self.referee.idle)
-                self.referee.over()
+                self.world.run(self._step, self.fleet.idle)
+                self.fleet.over()
             finally:
-                for flow in (*self._left_behind, *(caller.flow for caller in self.referee.active)):
+                self.store.closed = True
+                for flow in (*self._left_behind, *(caller.flow for caller in self.fleet.active())):
                     flow.close()
         self.figures.seconds = self.world.true
-        self.figures.checks = self.referee.checks
+        self.figures.checks = self.fleet.checks
+        self.figures.operations = self.store.operations
         return self.figures
 
     def note(self, who: str, what: object) -> None:
@@ -94,17 +110,59 @@ class Simulation:
             now = self.world.now
             self._trace(f"{self.world.true:13.3f} [wall {now.wall - 1.75e9:+.3f} mono {now.mono:.3f}] {who}: {what}")
 
-    def _prepare(self) -> None:
-        scenario, accept = self.scenario, self.gateway.accepted.add
-        if scenario.callable_secret:
-            self.vault = self.referee.vault = Vault()
-        self.parties = build_parties(scenario, self.random, self.vault, accept, self._spawner)
-        if self.vault is not None:
-            self._accept_vault()
+    @property
+    def parties(self) -> list[Party]:
+        """All auth objects of all processes."""
+        return [party for process in self.processes for party in process.parties]
 
-    def _accept_vault(self) -> None:
+    def _prepare(self) -> None:
+        if self.scenario.callable_secret:
+            self.vault = self.fleet.vault = Vault()
+        for number in range(self.scenario.processes):
+            self.processes.append(self._new_process(number))
+
+    def _new_process(self, number: int) -> Process:
+        """Start a process: it knows nothing."""
+        scenario = self.scenario
+        host = Host(scenario.skews[number % len(scenario.skews)])
+        rng = self.random
+        if scenario.processes > 1:
+            host.zero = rng.uniform(0, 1e6)
+            if scenario.alike:
+                rng = random.Random(f"parties {scenario.seed}")  # noqa: S311  # a simulation, not cryptography
+        referee = Referee(self.world, self.fleet, scenario.shared_cache)
+        process = Process(number, host, referee)
+        self.figures.processes += 1
+        self._enter(process)
+        cache: TokenCache = Connection(self.store) if scenario.shared_cache else MemoryTokenCache()
+        accept = self.gateway.accepted.add
+        process.parties = build_parties(scenario, rng, self.vault, process, cache, accept, self._spawner)
+        if self.vault is not None:
+            self._accept_vault(process)
+        elif scenario.shared_cache:
+            self.fleet.seal = process.parties[0].grant.client.seal(SECRET)
+        return process
+
+    def _enter(self, process: Process) -> Process | None:
+        """Go on as this process; return the one before."""
+        before = self._process
+        if process is not before:
+            if before is not None:
+                before.leave()
+            self._process, self.world.host = process, process.host
+            process.enter()
+        return before
+
+    def _in_daemon_thread(self, work: Callable[[], None]) -> None:
+        """Leave what may block to the virtual world."""
+        assert self._process is not None
+        self._operation = operation = self.store.start(self._process, work)
+        if operation is not None:
+            self.note(f"process {self._process.number}", f"an operation on the cache: {operation.fate}")
+
+    def _accept_vault(self, process: Process) -> None:
         assert self.vault is not None
-        for party in self.parties:
+        for party in process.parties:
             self.gateway.accepted.add(key_of(party.grant.client.token_request(self.vault.secret, None)(1.0)))
 
     def _spawner(self, party: Party) -> Callable[[Generator[Any, Any, None]], None]:
@@ -113,9 +171,9 @@ class Simulation:
         def spawn(flow: Generator[Any, Any, None]) -> None:
             if self.random.random() < 0.05:
                 self.figures.faults["no thread can be started"] += 1
-                self.referee.no_thread_true = self.world.true
+                party.process.referee.no_thread_true = self.world.true
                 raise RuntimeError("can't start new thread")
-            self.referee.active[self._start(party, "background", flow)] = None
+            party.process.referee.active[self._start(party, "background", flow)] = None
 
         return spawn
 
@@ -144,7 +202,8 @@ class Simulation:
             return rng.uniform(10, 90)
         if kind < 0.8:
             party = rng.choice(self.parties)
-            known = self.referee.usable(party)
+            self._enter(party.process)
+            known = party.process.referee.usable(party)
             if known is not None:
                 margin = rng.choice(known.margins(party.leeway))
                 return known.left(self.world.now) - margin + rng.choice((-2.0, -0.3, -0.01, 0.01, 0.5, 4.0))
@@ -155,6 +214,7 @@ class Simulation:
     def _call(self) -> None:
         rng, scenario = self.random, self.scenario
         party, kind = rng.choice(self.parties), rng.choice(scenario.clients)
+        self._enter(party.process)
         if kind == "get_token":
             caller = self._start(party, kind, self._get_token(party))
         else:
@@ -180,7 +240,8 @@ class Simulation:
 
     def _step(self, task: Task) -> None:
         assert isinstance(task, Caller)
-        caller, referee = task, self.referee
+        caller, referee = task, task.party.process.referee
+        self._enter(caller.party.process)
         self.figures.steps += 1
         referee.check("the world comes to rest", self.figures.steps < _MOST_STEPS)
         first, pending = caller.epoch == 0, caller.effect
@@ -198,12 +259,15 @@ class Simulation:
             if caller.rejected and caller.sends == 1:
                 referee.asked(caller)
         if how == "throw":
-            referee.failed_true = self.world.true
+            self.fleet.failed_true = self.world.true
         caller.reply = value if isinstance(value, Reply) else None
         if caller.reply is not None:
             self.note(caller.name, f"the token endpoint: {_told(caller.reply)}")
             caller.action = ("lost", None) if caller.reply.response is None else ("send", caller.reply.response)
+        asked_cache = caller.waits_for_cache
+        self._operation = None
         caller.effect = effect = caller.advance()
+        referee.cache_step(caller, self._operation, asked=asked_cache)
         if isinstance(pending, TokenRequest):
             referee.token_request_over(caller, caller.reply)
         referee.stepped(caller, pending, how)
@@ -225,12 +289,16 @@ class Simulation:
 
     def _perform(self, caller: Caller, effect: Any) -> None:
         world, resume = self.world, self._resumer(caller)
-        self.note(caller.name, _shown(effect))
+        if self._trace is not None:
+            self.note(caller.name, _shown(effect))
         match effect:
             case TokenRequest():
                 self.figures.token_requests += 1
-                self.referee.token_request(caller, effect)
-                caller.exchange = self.gateway.token_request(effect, lambda reply: resume("send", reply))
+                referee = caller.party.process.referee
+                referee.token_request(caller, effect)
+                caller.exchange = self.gateway.token_request(
+                    effect, lambda reply: resume("send", reply), referee.arrival
+                )
                 if self._freezes and caller.kind == "httpx":  # threads do not hang, event loops do
                     self._freezes = False
                     self._freeze(caller)
@@ -263,7 +331,7 @@ class Simulation:
     ) -> None:
         """Call the vault or the cache in a thread; async code does not wait for it longer than its timeout."""
         began, seconds = self.world.mono, self.random.choice((0.001, 0.01, 0.3))
-        if self.random.random() < 0.02:
+        if self.random.random() < 0.05:
             self.figures.faults["a blocking call took long"] += 1
             seconds = self.random.choice((4.0, 12.0))
 
@@ -273,7 +341,7 @@ class Simulation:
             if how == "throw":
                 self.figures.faults[f"a blocking call raised {type(value).__name__}"] += 1
                 if function is self.vault:
-                    self.referee.vault_failed()
+                    caller.party.process.referee.vault_failed()
             caller.called += self.world.mono - began
             resume(how, value)
 
@@ -292,7 +360,7 @@ class Simulation:
 
     def _send(self, caller: Caller, request: Request, resume: Callable[..., None]) -> None:
         self.figures.api_requests += 1
-        self.referee.api_request(caller, request, request.content.send())
+        caller.party.process.referee.api_request(caller, request, request.content.send())
         authorization = request.headers.get("Authorization")
 
         def answer(status: int | None) -> None:
@@ -312,29 +380,41 @@ class Simulation:
 
     def _trouble(self, kind: str) -> None:
         rng, world = self.random, self.world
+        process = self.processes[0] if len(self.processes) == 1 else rng.choice(self.processes)
+        self._enter(process)
         self.figures.faults[f"trouble: {kind}"] += 1
-        self.note("trouble", kind)
+        self.note("trouble", f"{kind}, in process {process.number}")
         match kind:
             case "revoke":
                 self.gateway.revoke()
             case "wall clock step":
+                self.fleet.trouble()
                 world.step_wall_clock(rng.choice((-1, 1)) * rng.choice((2, 60, 3600, 86_400)))
             case "sleep":
                 world.suspend(rng.choice((1, 30, 600, 20_000)))
+                self.fleet.trouble()
             case "fork":
-                self._fork()
+                self._fork(process)
+            case "kill":
+                self._kill(process)
             case "freeze":
                 self._freezes = True  # whoever sends the next token request
             case "rotate" if self.vault is not None:
                 old = set(self.gateway.accepted)
                 self.vault.rotate()
-                self._accept_vault()
+                for one in self.processes:
+                    self._accept_vault(one)
+                self.fleet.trouble()  # whoever has the new secret knows nothing of what was told under the old one
                 self.world.at(world.true + rng.choice((0, 60)), lambda: self._retire(old))
             case "vault" if self.vault is not None:
                 self.vault.sealed = not self.vault.sealed
             case "invalidate":
-                party = rng.choice(self.parties)
+                party = rng.choice(process.parties)
                 self._start(party, "invalidate", self._invalidate(party))
+            case _ if kind in TROUBLES:
+                self.store.trouble(kind)
+                if kind in LYING:
+                    self.fleet.lied()
 
     def _retire(self, keys: set[Key]) -> None:
         self.gateway.accepted -= keys
@@ -352,21 +432,33 @@ class Simulation:
         seconds = rng.choice((rng.uniform(10, 70), rng.uniform(60, 400)))
         caller.was_frozen = True
         caller.frozen_since, caller.frozen_until = self.world.mono, self.world.mono + seconds
+        self.fleet.trouble(seconds)
         self.note(caller.name, f"hangs for {seconds:.1f} s")
         for _ in range(rng.randint(0, 6)):
             self.world.after(rng.choice((rng.uniform(0, seconds), seconds + rng.uniform(0, 5))), self._call)
 
-    def _fork(self) -> None:
+    def _fork(self, process: Process) -> None:
         """Go on as the child: whoever was under way exists in the parent only."""
-        doomed = list(self.referee.active)
-        for caller in doomed:
+        self._vanish(process)
+        _after_fork_in_child()
+
+    def _kill(self, process: Process) -> None:
+        """End a process with no goodbye, and start another in its place."""
+        process.gone = True
+        self._gone.append(process)  # kept, so that nothing of it runs
+        self._vanish(process)
+        self.processes[process.number] = self._new_process(process.number)
+
+    def _vanish(self, process: Process) -> None:
+        """Take away whoever is under way in a process, without a further step."""
+        self.store.vanish(process)
+        for caller in list(process.referee.active):
             caller.done = True
             if caller.exchange is not None:
                 caller.exchange.over = True
             self._left_behind.append(caller.flow)
-        self.referee.forked()
-        self.world.drop(lambda task: task.done)
-        _after_fork_in_child()
+        process.referee.vanished(process)
+        self.world.drop(lambda task: task.done or (task.party.process is process and process.gone))
 
 
 def _told(reply: Reply) -> str:

@@ -3,6 +3,9 @@
 Three clocks, as on a real machine. `true` is the gateway's: it never stands still nor jumps back. The
 machine's monotonic clock is the true one minus the time it slept; its wall clock is the true one
 plus whatever it was stepped by. Timers of callers run on the monotonic clock, all else on the true one.
+
+The processes of a fleet may be on hosts of their own: each has its own wall clock, and its own zero of the
+monotonic one. Whoever steps something says on which host that is.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-__all__ = ["EPSILON", "Moment", "Task", "World"]
+__all__ = ["EPSILON", "Host", "Moment", "Task", "World"]
 
 EPSILON = 1e-3
 """Seconds within which the simulation does not argue."""
@@ -34,6 +38,14 @@ class Moment(NamedTuple):
     def since(self, earlier: Moment) -> float:
         """Return the seconds from `earlier`, by whichever clock says more."""
         return max(self.wall - earlier.wall, self.mono - earlier.mono)
+
+
+@dataclass(eq=False)
+class Host:
+    """What is one machine's own: how far its wall clock is off, and when its monotonic one began."""
+
+    off: float = 0.0
+    zero: float = 0.0
 
 
 class Task:
@@ -58,7 +70,7 @@ class World:
         self.true = 0.0
         self.stepped_at = float("-inf")
         self.slept = 0.0
-        self._offset = 0.0
+        self.host = Host()
         self._serial = 0
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
@@ -66,26 +78,31 @@ class World:
 
     @property
     def mono(self) -> float:
-        """The machine's monotonic clock."""
+        """The machines' monotonic clock, but for its zero, which no span of time depends on."""
         return _BOOT + self.true - self.slept
 
     @property
     def wall(self) -> float:
-        """The machine's wall clock."""
-        return _EPOCH + self.true + self._offset
+        """This host's wall clock."""
+        return _EPOCH + self.true + self.host.off
 
     @property
     def now(self) -> Moment:
         """This moment, as the machine's clocks tell it."""
         return Moment(self.wall, self.mono)
 
+    @property
+    def neutral(self) -> Moment:
+        """This moment by clocks that nobody steps."""
+        return Moment(_EPOCH + self.true, self.mono)
+
     def step_wall_clock(self, seconds: float) -> None:
-        """Set the wall clock forward or back."""
-        self._offset += seconds
+        """Set this host's wall clock forward or back."""
+        self.host.off += seconds
         self.stepped_at = self.true
 
     def suspend(self, seconds: float) -> None:
-        """Let the machine sleep: its timers and its monotonic clock stand still."""
+        """Let the machines sleep: their timers and their monotonic clocks stand still."""
         self.true += seconds
         self.slept += seconds
         self.stepped_at = self.true
@@ -153,7 +170,10 @@ class World:
         state = random.getstate()
         random.seed(seed)
         try:
-            with patch.object(time, "time", lambda: self.wall), patch.object(time, "monotonic", lambda: self.mono):
+            with (
+                patch.object(time, "time", lambda: self.wall),
+                patch.object(time, "monotonic", lambda: self.mono + self.host.zero),
+            ):
                 yield
         finally:
             random.setstate(state)
