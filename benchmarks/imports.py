@@ -85,7 +85,9 @@ class _Python:
 
     def _run(self, code: str, *options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *options, "-c", code]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=self._environment)  # noqa: S603  # our own code
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, env=self._environment
+        )  # our own code
 
 
 def _times(python: _Python, rounds: int, has_httpx2: bool) -> Table:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from baas_auth_plugins import _flight, _flow, _httpx, _requests, _source
+from baas_auth_plugins import _brake, _flight, _flow, _httpx, _requests, _source
 from baas_auth_plugins._client import Client
 from baas_auth_plugins._flight import SingleFlight
 from baas_auth_plugins._grant import Grant
@@ -213,7 +213,7 @@ PLANTS = (
     Plant("an heir that leaves keeps the lead", ((SingleFlight, "_hand_over", _heir_keeps_the_lead),)),
     Plant("a cancellation fails those who wait", ((SingleFlight, "_hand_over", _cancellations_count),)),
     Plant("lost connections are handed over without end", ((_flight, "_MAX_CONNECTIONS_LOST", 10**9),)),
-    Plant("the brake is missing", ((_source, "_BRAKE", (0.0,)),)),
+    Plant("the brake is missing", ((_brake, "_SCHEDULE", (0.0,)),)),
     Plant("a late failure delays the renewal of a newer token", ((TokenSource, "_failed", _late_failure),)),
     Plant("a late success overwrites a newer token", ((TokenSource, "_landed", _late_success),)),
     Plant("the first cool-down never ends", ((_source, "_AFTER_FAILURE", (1e9,)),)),
