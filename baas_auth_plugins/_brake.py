@@ -41,7 +41,7 @@ def step(schedule: tuple[float, ...], times: int) -> float:
 class Brake:
     """The rejections of one source's tokens. Its methods are called with the lock held."""
 
-    __slots__ = ("_braked_for", "_on_probation", "_pause", "_rejected_at", "_times", "is_news")
+    __slots__ = ("_braked_for", "_is_hearsay", "_on_probation", "_pause", "_rejected_at", "_times", "is_news")
 
     def __init__(self) -> None:
         self.is_news = False  # to the fleet
@@ -49,6 +49,7 @@ class Brake:
         self._times = 0
         self._braked_for: Token | None = None  # rejected although it was fresh
         self._on_probation: Token | None = None
+        self._is_hearsay = False  # whether that is known from another process only
         self._rejected_at = _NEVER
 
     def left(self, now: Instant) -> float:
@@ -88,16 +89,18 @@ class Brake:
     def minted(self, token: Token, now: Instant) -> None:
         """Put a new token on probation, if there was a rejection of late."""
         if now.since(self._rejected_at) < _FORGETS:
-            self._on_probation = token
+            self._on_probation, self._is_hearsay = token, False
 
     def adopted(self, token: Token, found: Record) -> None:
         """Take over how another process's token stands."""
-        self._on_probation = token if found.on_probation else None
+        self._on_probation, self._is_hearsay = token if found.on_probation else None, True
         if found.brake:
             self._braked_for = token
 
     def learn(self, record: Record, now: Instant) -> None:
         """Take over what rejections other processes saw."""
+        if self._is_hearsay:  # and so no more than what the record says of its token
+            self._on_probation = None
         if record.brake > self.left(now):
             self._pause, self._times = Pause(now, record.brake), record.braked
         if record.rejected < now.since(self._rejected_at):

@@ -54,4 +54,5 @@ class RateLimiter:
     def block(self, seconds: float, now: float) -> None:
         """Let no token request out for `seconds`: the gateway said so."""
         with locked():
-            self._blocked_until = max(self._blocked_until, now + seconds)
+            if seconds > 0:  # for whoever looked at the clock a moment before, "until now" would not be over yet
+                self._blocked_until = max(self._blocked_until, now + seconds)

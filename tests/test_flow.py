@@ -540,3 +540,10 @@ def test_answer_that_takes_longer_than_the_window_counts_from_when_it_came() -> 
     assert limiter.delay(61) == 0
     limiter.answered(0, 70)
     assert limiter.delay(71) == 59
+
+
+def test_a_block_of_no_length_holds_nobody_up() -> None:
+    """A wait of 0 s is none, even for a caller that looked at the clock before it was told."""
+    limiter = RateLimiter((10, 60))
+    limiter.block(0.0, 100.0)
+    assert limiter.delay(99.9) == 0

@@ -150,7 +150,7 @@ class FleetReferee:
     def refuses(self) -> bool:
         """Tell whether a process may have learned from others that it will be refused."""
         books = self.books.values()
-        return any(book.refusal is not None and book.refusal.holds(self.world.neutral, _POLLED) for book in books)
+        return any(book.refusal is not None and self.world.neutral.since(book.refusal.since) < 62 for book in books)
 
     def fails(self) -> bool:
         """Tell whether a flight is about to tell of its failure."""
@@ -290,23 +290,32 @@ class FleetReferee:
     def vanished(self, process: Process, callers: Iterable[Caller]) -> None:
         """Whoever was under way in a process is gone, and with them what they had told nobody."""
         self._vanished = self.world.true
+        self._forgive()
         for caller in callers:
             self.cancelled(caller)
             if isinstance(caller.effect, TokenRequest):
                 self.endpoint.answered.append(self.world.mono)
                 if self.endpoint.arrivals:
                     self.endpoint.arrivals.pop()
-        if self.world.true < self._blocked + _TOLD:
-            self._forgiven = self.endpoint.blocked_until
         for book in self.books.values():
+            book.blurred = True  # how many failures were told nobody knows
+            for pause in (book.refusal, book.pause, book.spacing, book.brake):
+                if pause is not None and self.world.neutral.since(pause.since) < _TOLD:
+                    pause.sure = False
             if book.minter is process and self.world.true < self._told + _TOLD:
                 book.published = False
 
     def cancelled(self, caller: Caller) -> None:
         """A caller is gone, which may have been leading, or about to tell of a rejection."""
         self._vanished = self.world.true
+        self._forgive()
         if caller.rejected:
             self._book(self.key_of(caller.served)).doubt(self.world.neutral)
+
+    def _forgive(self) -> None:
+        """Whoever is gone may not have told of a Retry-After any more."""
+        if self.world.true < self._blocked + _TOLD:
+            self._forgiven = self.endpoint.blocked_until
 
     def changed(self, key: str, old: bytes | None, new: bytes | None) -> None:
         """What lies in the cache was changed by a process."""

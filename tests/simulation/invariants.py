@@ -49,7 +49,7 @@ class Referee:
         """Callers under way, in the order in which they came."""
         self.cache_failed = self.cache_worked = _NEVER
         """When the production code last found the cache failing or working, on the monotonic clock."""
-        self.no_thread_true = self.lapsed_true = _NEVER
+        self.no_thread_true = self.lapsed_true = self.failed_fairly = _NEVER
         self._known: dict[str, Known] = {}
 
     @property
@@ -262,7 +262,10 @@ class Referee:
             return  # late: somebody has a newer token
         changed = book.known is not before or (before and flags != (before.rejected, before.forgotten))
         sure = not (changed or caller.was_frozen or caller.party.rotates or (before and before.rejected))
-        if how == "send" or caller.outcome == "lost":  # else it was cancelled, or the vault failed it
+        if self.shared and caller.outcome == "cancelled":  # while it told of its failure, perhaps
+            book.failed(self.world.now, refusal=refusal, sure=False, blurs=True)
+            self.fleet.failed_perhaps(key, refusal=refusal)
+        elif how == "send" or caller.outcome == "lost":  # else it was cancelled, or the vault failed it
             # Retries that end may have ended for lack of time, which counts as nobody's failure.
             spent = refusal or caller.notes["voluntary"]
             blurs = changed or not spent
@@ -375,6 +378,8 @@ class Referee:
             caller.served.dropped |= not held and caller.sends == 1
         elif caller.minted is caller.served:
             book.accepted(caller.served)
+            if self.shared and book.brake is not None and any(other.rejected for other in self.active):
+                book.brake.sure = False  # who looks first what others know has not told of the rejection yet
         self.fleet.api_answer(caller, key, access_token, status, held=caller.notes.get("held", True))
 
     def effect(self, caller: Caller) -> None:
@@ -417,7 +422,7 @@ class Referee:
         if returned and caller.sends == 1 and caller.rejected and not party.rotates and not caller.was_frozen:
             stands = (
                 caller.notes["held"]
-                or (self.shared and self.fleet.brakes(caller))
+                or (self.shared and (self.fleet.brakes(caller) or self._limited(self.world.now)))
                 or not caller.request
                 or not caller.request.content.replayable
             )
@@ -431,13 +436,17 @@ class Referee:
             for b in ([book] if book is not None and not party.rotates else self.books.values())
         )
         verdict = verdict or (self.shared and (self.fleet.refuses() or self.fleet.fails()))
+        patience = min(party.timeout, party.max_wait) if party.rotates else party.max_wait
+        haste = _HASTE if self.shared else EPSILON  # those who wait fail together, if about as patient
+        patient = waited + caller.called < patience - haste
         if isinstance(error, RateLimitError):
             fair = self.fleet.endpoint.limited_at >= caller.asked.mono or self._limited(now)
+            fair = fair or (self.shared and not patient)
         else:
-            patience = min(party.timeout, party.max_wait) if party.rotates else party.max_wait
-            haste = _HASTE if self.shared else EPSILON  # those who wait fail together, if about as patient
-            patient = waited + caller.called < patience - haste
             fair = verdict or self.fleet.failed_true >= caller.asked_true or not patient
+        if self.shared:  # who joins a flight shares what its leader has found, though it was told before
+            fair = fair or self.failed_fairly == self.world.true
+            self.failed_fairly = self.world.true
         self.check("a failure has a cause in the gateway", fair, f"{caller.name}: {error!r} after {waited:.3f} s")
 
     def waited(self, caller: Caller) -> None:

@@ -191,7 +191,7 @@ class Store:
         for operation in [one for one in self.pending if one.process is process]:
             if self.world.random.random() < 0.3:
                 self._do(operation)
-            else:
+            elif not operation.done:  # in between another one
                 operation.done = True
                 self.pending.remove(operation)
 
