@@ -394,7 +394,13 @@ class TokenSource:
                 self._note_dropped(dropped)
                 if self.token is dropped:
                     self.token = None
-            yield from self._fleet.change(partial(_without, dropped.access_token), urgent=True)
+            yield from self._fleet.change(partial(self._tell_dropped, dropped), urgent=True)
+
+    def _tell_dropped(self, token: Token, record: Record) -> Record | None:
+        kept = record.token
+        if kept is None or kept.access_token != token.access_token:
+            return None
+        return self._brake.tell(record._replace(token=None), self._clock())
 
     def cached(self) -> Generator[Effect, Any, Token | None]:
         """Return what the cache holds."""
@@ -406,11 +412,6 @@ def _aged(token: Token, record: Record) -> Record | None:
     """Return the record with the age that its token has now: to write it took longer than anybody waited."""
     kept = record.token
     return record._replace(token=token) if kept is not None and kept.access_token == token.access_token else None
-
-
-def _without(access_token: str, record: Record) -> Record | None:
-    kept = record.token
-    return record._replace(token=None) if kept is not None and kept.access_token == access_token else None
 
 
 def _is_refusal(error: TokenEndpointError) -> bool:
