@@ -10,8 +10,6 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
-from cachetools import LRUCache
-
 from ._fork import locked
 
 __all__ = ["Registry"]
@@ -23,14 +21,17 @@ class Registry(Generic[T]):
     """One shared thing per key, made when first asked for."""
 
     def __init__(self, kept: int = 1024) -> None:
-        self._recent: LRUCache[Hashable, T] = LRUCache(kept)
+        self._kept = kept
+        self._recent: dict[Hashable, T] = {}  # the one asked for last is last
         self._in_use: WeakValueDictionary[Hashable, T] = WeakValueDictionary()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the thing of this key."""
         with locked():
-            found = self._in_use.get(key)
+            found = self._recent.pop(key, None) or self._in_use.get(key)
             if found is None:
                 found = self._in_use[key] = make()
             self._recent[key] = found
+            if len(self._recent) > self._kept:
+                del self._recent[next(iter(self._recent))]
             return found
