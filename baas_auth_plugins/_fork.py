@@ -8,7 +8,6 @@ thread that holds it. After a fork the child gets a new one: the thread that hel
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 from typing import Protocol
 from weakref import WeakSet
@@ -25,7 +24,7 @@ class Resettable(Protocol):
 
 _resettable: WeakSet[Resettable] = WeakSet()
 _lock = threading.RLock()
-_process_id = secrets.token_hex(8)
+_process_id = os.urandom(8).hex()
 
 
 def process_id() -> str:
@@ -45,7 +44,7 @@ def on_fork(thing: Resettable) -> None:
 
 def _after_fork_in_child() -> None:
     global _lock, _process_id  # whoever holds the old lock will never release it
-    _lock, _process_id = threading.RLock(), secrets.token_hex(8)
+    _lock, _process_id = threading.RLock(), os.urandom(8).hex()
     for thing in list(_resettable):
         thing.reset_after_fork()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,6 +91,15 @@ def test_the_fleet_example_shares_its_token(gateways: Sandbox, tmp_path: Path) -
 
     assert [(result.stderr, result.returncode) for result in results] == [("", 0)] * 2
     assert [request.kind for request in gateways.requests] == ["token", "api", "api"]
+
+
+def test_the_figures_are_those_of_one_run() -> None:
+    """The table of peers is made of the results that lie beside it, and of nothing else."""
+    benchmarks = Path(__file__).parent.parent / "benchmarks"
+    summary = runpy.run_path(str(benchmarks / "summary.py"))["summary"]
+    results = json.loads((benchmarks / "results" / "results.json").read_text(encoding="utf-8"))
+
+    assert summary(results) in README
 
 
 def test_before_and_after_fetch_the_same(gateways: Sandbox) -> None:
