@@ -135,7 +135,8 @@ def test_there_are_exactly_two_set_up_and_run_commands() -> None:
 
 
 def table() -> dict[str, list[str]]:
-    rows = [re.split(r"\s*\|\s*", line.strip("| ")) for line in README.splitlines() if line.startswith("| ")]
+    section = README.partition("\n## The gateways\n")[2].partition("\n## ")[0]
+    rows = [re.split(r"\s*\|\s*", line.strip("| ")) for line in section.splitlines() if line.startswith("| ")]
     return {cells[1].strip("`"): cells for cells in rows[1:]}
 
 
