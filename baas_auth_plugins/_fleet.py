@@ -223,7 +223,8 @@ class Turn:
             if record is None:
                 self._over = True  # from here on without the cache
                 return None
-            self._learn(record)
+            if fleet.shared:  # else nothing is in it but what was learnt here
+                self._learn(record)
             if leads:
                 self._leads_until = asked + record.lease
                 return None

@@ -471,3 +471,36 @@ def test_warnings_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     for number in range(1100):
         allowed.admit(("https", f"h{number}.example", 443))
     assert len(warnings_in(caplog)) == 1000
+
+
+# -- once there is a fresh token
+
+NEIGHBOURS = ["http://api.fifth.example", "https://api.fifth.example:8443", "https://api.fifth.example.evil.example"]
+"""As near to https://api.fifth.example as it gets: another scheme, another port, another host."""
+
+
+def test_fresh_token_goes_to_no_neighbour(client: Client) -> None:
+    """A token that has just been sent home is not sent to the same host by another scheme or port, nor to one named alike."""
+    home = "https://api.fifth.example"
+    auth = AxiaAuth("neighbours", "secret", base_url=home, cache=MemoryTokenCache())
+    payload = {"access_token": "fresh", "expires_in": 3600}
+    if client.module is requests:
+        with responses.RequestsMock() as mock:
+            mock.post(home + AxiaAuth.provider.token_endpoint, json=payload)
+            sent = [
+                auth(requests.Request("GET", place + PATH).prepare()).headers.get("Authorization")
+                for place in (home, home, *NEIGHBOURS, home)
+            ]
+    else:
+        sent = []
+
+        def gateway(request: Any) -> Any:
+            if request.method == "POST":
+                return client.module.Response(200, json=payload)
+            sent.append(request.headers.get("Authorization"))
+            return client.module.Response(200)
+
+        with client.open(auth, transport=client.module.MockTransport(gateway)) as send:
+            for place in (home, home, *NEIGHBOURS, home):
+                send("GET", place + PATH)
+    assert sent == ["Bearer fresh"] * 2 + [None] * 3 + ["Bearer fresh"]

@@ -7,18 +7,11 @@ from, so whatever can compare and swap with a time to live can be a cache.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from .memory import MemoryTokenCache
 
-__all__ = ["Kept", "MemoryTokenCache", "TokenCache"]
-
-
-class Kept(NamedTuple):
-    """What is kept under a key, and for how many more seconds."""
-
-    value: Any
-    ttl: float
+__all__ = ["MemoryTokenCache", "TokenCache"]
 
 
 @runtime_checkable
