@@ -103,6 +103,18 @@ def test_prefork(sandbox: Sandbox) -> None:
     assert sandbox.count("token") == 1
 
 
+@FORKS
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_child_leaves_the_parents_connections_alone(sandbox: Sandbox) -> None:
+    """Token requests of a child go over connections of its own, not over those that its parent keeps alive."""
+    from baas_auth_plugins import _requests
+
+    make(AxiaAuth, sandbox).get_token()
+    parents = _requests._private.session()
+    assert in_child(lambda: _requests._private.session() is not parents)
+    assert _requests._private.session() is parents
+
+
 def _work(auth: AxiaAuth, url: str) -> None:
     sys.exit(0 if requests.get(url, auth=auth, timeout=10).status_code == 200 else 1)
 

@@ -755,3 +755,12 @@ def test_flow_can_be_stepped_by_hand() -> None:
     assert (replay.url, replay.headers["Authorization"]) == (request.url, "Bearer two")
     with pytest.raises(StopIteration):
         flow.send(httpx.Response(401, request=replay))
+
+
+def test_fresh_token_leaves_the_hooks_of_the_original_alone(sandbox: Sandbox) -> None:
+    """A copy that is authenticated with a fresh token watches its response; the request it was copied from does not."""
+    auth = make(AxiaAuth, sandbox)
+    auth(requests.Request("GET", api_url(AxiaAuth, sandbox)).prepare())
+    original = requests.Request("GET", api_url(AxiaAuth, sandbox)).prepare()
+    copy = auth(original.copy())
+    assert (len(original.hooks["response"]), len(copy.hooks["response"])) == (0, 1)
