@@ -71,8 +71,24 @@ class _OneShotBody(_Bytes):
     def __iter__(self) -> Iterator[bytes]:
         yield self._take()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._take()
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Once(self._take)
+
+
+class _Once:
+    """Iterates over one thing; no async generator, which trio would warn of where a cancelled send leaves it half used."""
+
+    def __init__(self, take: Callable[[], bytes]) -> None:
+        self._take: Callable[[], bytes] | None = take
+
+    def __aiter__(self) -> _Once:
+        return self
+
+    async def __anext__(self) -> bytes:
+        take, self._take = self._take, None
+        if take is None:
+            raise StopAsyncIteration
+        return take()
 
 
 def outgoing(request_class: Any, effect: TokenRequest) -> Any:
