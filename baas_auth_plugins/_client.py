@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from ._seal import Seal
     from .events import Event
 
-__all__ = ["Client", "logger"]
+__all__ = ["Client", "Headers", "logger"]
 
 logger = logging.getLogger("baas_auth_plugins")
+
+Headers = Mapping[str, Any]
+"""A request's, as its library keeps them: requests has str or bytes, httpx its own class."""
 
 _SALT = b"baas-auth-plugins v1"
 
@@ -94,14 +97,22 @@ class Client(NamedTuple):
         return Seal(_derive(secret, b"token-at-rest"))
 
     def token_request(
-        self, secret: str, user_agent: str | None, endpoint: str | None = None
+        self, secret: str, headers: Headers, endpoint: str | None = None
     ) -> Callable[[float], TokenRequest]:
-        """Return what makes the token request, or the same to another endpoint, from its timeout in seconds."""
-        url = self.base_url + (endpoint or self.provider.token_endpoint)
-        url, headers, body = prepare(self.provider, url, self.client_id, secret, self.scope)
-        return partial(TokenRequest, url, self._with_extra(headers, user_agent), body)
+        """Return what makes the token request, or the same to another endpoint, from its timeout in seconds.
 
-    def _with_extra(self, headers: Mapping[str, str], user_agent: str | None) -> dict[str, str]:
+        Args:
+            secret: the client's.
+            headers: of the request that needs it.
+            endpoint: another than the token endpoint.
+        """
+        url = self.base_url + (endpoint or self.provider.token_endpoint)
+        url, own, body = prepare(self.provider, url, self.client_id, secret, self.scope)
+        return partial(TokenRequest, url, self._with_extra(own, headers.get("User-Agent")), body)
+
+    def _with_extra(self, headers: Mapping[str, str], user_agent: str | bytes | None) -> dict[str, str]:
+        if isinstance(user_agent, bytes):  # as requests lets it be
+            user_agent = user_agent.decode("latin-1")
         merged = {"User-Agent": user_agent, **headers} if user_agent else dict(headers)
         for name, value in self.headers.items():
             for present in [key for key in merged if key.lower() == name.lower()]:
@@ -124,7 +135,7 @@ class Client(NamedTuple):
             sent,
             provider=self.name,
             default_expires_in=self.provider.default_expires_in,
-            requested=frozenset() if assigned else self.scopes,
+            requested="" if assigned else self.scope or "",
         )
         if token.state(now(), self.leeway) is State.DEAD:
             raise InvalidTokenResponseError(f"{self.name}: the token expired before it arrived", provider=self.name)

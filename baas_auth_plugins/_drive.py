@@ -10,9 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._flow import Call, Effect, Join, Sleep, Steps, TokenRequest, TokenResponse, Waiter
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["aperform", "arun", "in_thread", "in_trio", "perform", "run"]
 
@@ -53,21 +57,26 @@ def run(
     return steps.value
 
 
-async def aperform(effect: Effect) -> Any:
+def aperform(effect: Effect) -> Awaitable[Any]:
     """Do what a flow asked for, blocking no event loop."""
-    import anyio  # only here: who never awaits never pays for it
-
     match effect:
-        case Sleep(seconds):
-            await anyio.sleep(seconds)
-        case Call(function, timeout):
-            with anyio.fail_after(timeout):
-                return await in_thread(function)
         case Join(waiter, timeout):
-            await (_join_in_trio(waiter, timeout) if in_trio() else _join_in_asyncio(waiter, timeout))
+            return _join_in_trio(waiter, timeout) if in_trio() else _join_in_asyncio(waiter, timeout)
+        case Sleep(seconds):
+            import anyio  # only here and below: who never awaits never pays for it
+
+            return anyio.sleep(seconds)
+        case Call(function, timeout):
+            return _call(function, timeout)
         case _:
             raise TypeError(f"no way to perform {type(effect).__name__} here")
-    return None
+
+
+async def _call(function: Callable[[], T], timeout: float) -> T:
+    import anyio
+
+    with anyio.fail_after(timeout):
+        return await in_thread(function)
 
 
 async def in_thread(function: Callable[[], T]) -> T:
@@ -112,19 +121,23 @@ async def _join_in_asyncio(waiter: Waiter, timeout: float) -> None:
 
     loop, thread = asyncio.get_running_loop(), threading.get_ident()
     woken = loop.create_future()
-
-    def wake() -> None:
-        if not woken.done():
-            woken.set_result(None)
-
-    def notify() -> None:
-        (loop.call_soon if threading.get_ident() == thread else loop.call_soon_threadsafe)(wake)
-
-    waiter.notify = notify
+    waiter.notify = partial(_notify, woken, thread)
     if waiter.woken:
         return
-    timer = loop.call_later(timeout, wake)
+    timer = loop.call_later(timeout, _resolve, woken)
     try:
         await woken
     finally:
         timer.cancel()
+
+
+def _notify(woken: asyncio.Future[None], thread: int) -> None:
+    if threading.get_ident() == thread:
+        _resolve(woken)
+    else:
+        woken.get_loop().call_soon_threadsafe(_resolve, woken)
+
+
+def _resolve(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
-from ._client import Client
+from ._client import Client, Headers
 from ._client_auth import basic_authorization, credential
 from ._fleet import Fleet, Turn
 from ._flight import FULL, SingleFlight
@@ -85,22 +85,16 @@ class Grant:
         """Whether nobody waits for a renewal while a token lives."""
         return self._spawn is not None
 
-    def fresh_token(self) -> Token | None:
-        """Return the token if it is known and fresh: the whole of what most requests need."""
-        source = self._source
-        token = source.token if source is not None else None
-        if token is not None and token.state(now(), self.client.leeway) is State.FRESH:
-            return token
-        return None
-
-    def fresh(self, token: Token, home: Origin) -> Fresh | None:
-        """Return what spares the next requests the long way to this token."""
+    def fresh(self, token: Token, home: Origin, known: Fresh | None) -> Fresh | None:
+        """Return what spares the next requests the long way to this token; what is known already, if it does."""
         source, client = self._source, self.client
-        return Fresh(token, source, client.leeway, home) if source is not None else None
+        if source is None or (known is not None and known.token is token and known.source is source):
+            return known
+        return Fresh(token, source, client.leeway, home)
 
     def acquire(
         self,
-        user_agent: str | None = None,
+        headers: Headers,
         *,
         background: bool = True,
         minted: list[Token] | None = None,
@@ -109,7 +103,7 @@ class Grant:
         """Return a token that may be sent.
 
         Args:
-            user_agent: of the request that needs it; the token request inherits it.
+            headers: of the request that needs it; the token request inherits its ``User-Agent``.
             background: whether a renewal may be left to the background, where the auth object is set so.
             minted: gets the token that this very call minted, if it did.
             deadline: the caller's patience ends at this time on the monotonic clock; `max_wait` from now by default.
@@ -118,13 +112,15 @@ class Grant:
             TokenEndpointError: there is no live token, and none could be had.
             ConfigurationError: the client secret's callable gave something else than a secret.
         """
-        renew = partial(self._renew_in_background, user_agent) if background and self._spawn else None
+        renew = partial(self._renew_in_background, headers) if background and self._spawn else None
         deadline = now().monotonic + self.client.max_wait if deadline is None else deadline
-        source, secret = yield from self._resolve(deadline)
+        source, secret = self._source, None
+        if source is None:
+            source, secret = yield from self._resolve(deadline)
         fallback: Token | None = None
         moved = False
         for _ in range(_MAX_ROTATIONS):
-            mint = partial(self._mint, source, secret, user_agent, [] if minted is None else minted)
+            mint = partial(self._mint, source, secret, headers, [] if minted is None else minted)
             try:
                 token = yield from source.acquire(self.client, mint, deadline, renew)
             except SecretRotatedError as rotated:
@@ -150,7 +146,7 @@ class Grant:
         return token is not None and token.state(now(), self.client.leeway) is not State.DEAD
 
     def recover(
-        self, token: Token, *, replayable: bool, user_agent: str | None
+        self, token: Token, headers: Headers, *, replayable: bool
     ) -> Generator[Effect, Any, Replacement | None]:
         """After the API answered 401 to `token`: return another to replay the request with, or None.
 
@@ -173,7 +169,7 @@ class Grant:
             return None
         minted: list[Token] = []
         deadline = rejected_at.monotonic + self.client.max_wait
-        other = yield from self.acquire(user_agent, minted=minted, deadline=deadline)
+        other = yield from self.acquire(headers, minted=minted, deadline=deadline)
         return Replacement(other, rejected_at, own=other in minted)
 
     def accepted(self, token: Token) -> Generator[Effect, Any, None]:
@@ -215,7 +211,7 @@ class Grant:
         self,
         endpoint: str | None,
         access_token: str,
-        user_agent: str,
+        headers: Headers,
         read: Callable[[str, tuple[str, ...], TokenResponse, Instant], T],
     ) -> Generator[Effect, Any, T]:
         """Put a question about a token to another of the gateway's OAuth endpoints, the token in its query."""
@@ -225,7 +221,7 @@ class Grant:
             secret = yield from self._read_secret(deadline)
             secrets = (secret, basic_authorization(client.client_id, secret)[6:], access_token)
             answer: T = yield from exchange(
-                client.token_request(secret, user_agent, f"{endpoint}?token={quote(access_token, safe='')}"),
+                client.token_request(secret, headers, f"{endpoint}?token={quote(access_token, safe='')}"),
                 lambda response, _sent: read(client.name, secrets, response, now()),
                 provider=client.name,
                 clock=now,
@@ -290,7 +286,7 @@ class Grant:
         self,
         source: TokenSource,
         secret: str | None,
-        user_agent: str | None,
+        headers: Headers,
         minted: list[Token],
         retry: bool,
         deadline: float,
@@ -302,7 +298,7 @@ class Grant:
         self._check_rotation(source, secret)
         try:
             token: Token = yield from exchange(
-                client.token_request(secret, user_agent),
+                client.token_request(secret, headers),
                 partial(client.read_token, secret, now),
                 provider=client.name,
                 clock=now,
@@ -325,18 +321,18 @@ class Grant:
         if self.client.key(secret) != source.key:
             raise SecretRotatedError(self._source_of(secret))
 
-    def _renew_in_background(self, user_agent: str | None) -> None:
+    def _renew_in_background(self, headers: Headers) -> None:
         with locked():
             if self._renewing == process_id() or self._spawn is None:
                 return
             self._renewing = process_id()
         try:
-            self._spawn(self._background(user_agent))
+            self._spawn(self._background(headers))
         except RuntimeError:  # no thread can be started, as at the interpreter's exit
             self._renewing = ""
 
-    def _background(self, user_agent: str | None) -> Generator[Effect, Any, None]:
+    def _background(self, headers: Headers) -> Generator[Effect, Any, None]:
         try:
-            yield from self.acquire(user_agent, background=False)
+            yield from self.acquire(headers, background=False)
         finally:
             self._renewing = ""

@@ -17,8 +17,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 
@@ -44,8 +43,7 @@ else:
 __all__ = ["HttpxFace"]
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Send the caller's own request; the result is the response."""
 
     request: Any
@@ -143,10 +141,9 @@ class HttpxFace(_Auth):
             if not self._origins.admit(origin_of(request.url)):
                 yield Send(request)
                 return
-            user_agent = request.headers.get("User-Agent")
-            token = self._grant.fresh_token() or (yield from self._grant.acquire(user_agent, minted=minted))
+            token = yield from self._grant.acquire(request.headers, minted=minted)
             request.headers["Authorization"] = f"Bearer {token.access_token}"
-            self._fresh = self._grant.fresh(token, self._origins.home)
+            self._fresh = self._grant.fresh(token, self._origins.home, self._fresh)
             response = yield Send(request)
         sent = request_of(response, request)  # after redirects, the last hop: what came before it is not repeated
         rejected = response.status_code == httpx.codes.UNAUTHORIZED
@@ -158,9 +155,7 @@ class HttpxFace(_Auth):
             or not self._origins.admit(origin_of(sent.url))
         ):
             return
-        replacement = yield from self._grant.recover(
-            token, replayable=_is_replayable(sent.stream), user_agent=request.headers.get("User-Agent")
-        )
+        replacement = yield from self._grant.recover(token, request.headers, replayable=_is_replayable(sent.stream))
         if replacement is not None:
             sent.headers["Authorization"] = f"Bearer {replacement.token.access_token}"
             answer = yield Send(sent)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -30,7 +30,7 @@ from .exceptions import InvalidTokenResponseError
 
 __all__ = ["RequestsFace", "SessionTransport", "spawn"]
 
-_USER_AGENT = "baas-auth-plugins"
+_HEADERS = {"User-Agent": "baas-auth-plugins"}
 _MOST_CONNECTIONS = 256  # kept per gateway; more than that would not fail, but urllib3 would warn of each
 
 
@@ -75,10 +75,10 @@ class SessionTransport:
         self.session = session
 
     @property
-    def user_agent(self) -> str:
+    def headers(self) -> Mapping[str, Any]:
         """What token requests say they come from, where no API request triggered them."""
-        said = self.session.headers.get("User-Agent") if self.session is not None else None
-        return said if isinstance(said, str) else _USER_AGENT
+        session = self.session
+        return session.headers if session is not None and session.headers.get("User-Agent") else _HEADERS
 
     def __call__(self, request: TokenRequest) -> TokenResponse:
         """Send one token request; raise `NetworkError` if no answer comes."""
@@ -159,12 +159,12 @@ class RequestsFace(requests.auth.AuthBase):
         if not self._origins.admit(origin_of_url(r.url or "")):
             return r
         grant, minted = self._grant, list[Token]()
-        token = grant.fresh_token() or run(grant.acquire(_user_agent(r), minted=minted), self._transport)
+        token = run(grant.acquire(r.headers, minted=minted), self._transport)
         r.headers["Authorization"] = f"Bearer {token.access_token}"
         r.hooks = {event: [hook for hook in hooks if not _is_ours(hook)] for event, hooks in r.hooks.items()}
         own = token in minted
         r.register_hook("response", _Watch(token, own, grant, self._origins, self._transport))
-        self._fresh = fresh = grant.fresh(token, self._origins.home)
+        self._fresh = fresh = grant.fresh(token, self._origins.home, self._fresh)
         if fresh is not None:
             fresh.hook = _Watch(token, False, grant, self._origins, self._transport)
         return r
@@ -203,7 +203,7 @@ class _Watch:
             response.content  # noqa: B018  # reading it gives the connection back to the pool
             return response.close()
 
-        recover = self.grant.recover(token, replayable=_is_replayable(request), user_agent=_user_agent(request))
+        recover = self.grant.recover(token, request.headers, replayable=_is_replayable(request))
         replacement = run(recover, self.transport, release)
         if replacement is None:
             return response
@@ -224,11 +224,6 @@ class _Watch:
 
 def _is_ours(hook: Any) -> bool:
     return isinstance(hook, _Watch)
-
-
-def _user_agent(request: requests.PreparedRequest) -> str | None:
-    value = request.headers.get("User-Agent")
-    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def _is_replayable(request: requests.PreparedRequest) -> bool:

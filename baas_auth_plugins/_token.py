@@ -119,7 +119,7 @@ class Token:
         *,
         provider: str,
         default_expires_in: float,
-        requested: frozenset[str] = frozenset(),
+        requested: str = "",
     ) -> Self:
         """Validate a token response (RFC 6749 section 5.1, RFC 6750 section 2.1).
 
@@ -149,13 +149,13 @@ class Token:
         if expires_in is None:
             raise refuse("an expires_in that is not a positive number of seconds")
         scope = payload.get("scope")
-        granted = _scopes(scope) if isinstance(scope, str) else requested
+        granted = _scopes(scope if isinstance(scope, str) else requested)
         return cls(access_token, "Bearer", granted, sent.wall, expires_in, sent.monotonic)
 
 
 @lru_cache(maxsize=256)
 def _scopes(scope: str) -> frozenset[str]:
-    """Return the scopes that a gateway names: one and the same set for all tokens that have them."""
+    """Return the scopes of a list: one and the same set for all tokens that have them."""
     return frozenset(_SCOPE_TOKEN.findall(scope))
 
 

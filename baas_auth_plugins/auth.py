@@ -156,8 +156,7 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
         Raises:
             TokenEndpointError: there is no live token, and none could be had.
         """
-        token = self._grant.fresh_token()
-        return token or run(self._grant.acquire(self._transport.user_agent), self._transport)
+        return run(self._grant.acquire(self._transport.headers), self._transport)
 
     async def aget_token(self) -> Token:
         """Return a token as `get_token` does, blocking no event loop.
@@ -165,10 +164,7 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
         The token request goes through an `httpx.AsyncClient` of its own or, where the auth object was
         given a `session`, through that, in a worker thread.
         """
-        token = self._grant.fresh_token()
-        if token is None:
-            token = await arun(self._grant.acquire(self._transport.user_agent), self._asend)
-        return token
+        return await arun(self._grant.acquire(self._transport.headers), self._asend)
 
     def invalidate(self) -> None:
         """Drop the cached token: the next call mints. Needed only where the gateway gives no 401.

@@ -124,18 +124,16 @@ class IntrospectionMixin(OAuth2ClientCredentialsAuth):
         if token is None and flow == self._revoke:
             raise ConfigurationError("token: there is none in the cache to revoke; pass the one that is meant")
         if token is None:
-            token = yield from self._grant.acquire(self._transport.user_agent, background=False)
+            token = yield from self._grant.acquire(self._transport.headers, background=False)
         return token.access_token
 
     def _introspect(self, token: str) -> Generator[Effect, Any, Introspection]:
         endpoint = self.provider.introspection_endpoint
-        return (yield from self._grant.ask(endpoint, token, self._transport.user_agent, _read_introspection))
+        return (yield from self._grant.ask(endpoint, token, self._transport.headers, _read_introspection))
 
     def _revoke(self, token: str) -> Generator[Effect, Any, Revocation]:
         endpoint = self.provider.revocation_endpoint
-        revocation: Revocation = yield from self._grant.ask(
-            endpoint, token, self._transport.user_agent, _read_revocation
-        )
+        revocation: Revocation = yield from self._grant.ask(endpoint, token, self._transport.headers, _read_revocation)
         yield from self._grant.forget(token)
         return revocation
 

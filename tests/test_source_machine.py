@@ -165,7 +165,7 @@ class SourceMachine(RuleBasedStateMachine):
         clock = lambda: self.now  # noqa: E731
         return (
             yield from exchange(
-                client.token_request("secret", None),
+                client.token_request("secret", {}),
                 partial(client.read_token, "secret", clock),
                 provider="bs2",
                 clock=clock,

@@ -142,7 +142,7 @@ def requests_flow(face: Face, request: Any) -> Generator[Any, Any, Any]:
     if not face._origins.admit(origin_of_url(request.url)):
         return (yield Send(request))
     minted: list[Any] = []
-    token = grant.fresh_token() or (yield from grant.acquire("simulation", minted=minted))
+    token = yield from grant.acquire(request.headers, minted=minted)
     request.headers["Authorization"] = f"Bearer {token.access_token}"
     response = yield Send(request)
     request = response.request
@@ -155,7 +155,7 @@ def requests_flow(face: Face, request: Any) -> Generator[Any, Any, Any]:
     ):
         return response
     replayable = _requests._is_replayable(request)
-    replacement = yield from grant.recover(token, replayable=replayable, user_agent="simulation")
+    replacement = yield from grant.recover(token, request.headers, replayable=replayable)
     if replacement is None:
         return response
     replay = request.copy()

@@ -154,7 +154,7 @@ def build_parties(
         drawn = (rng.choice(_LEEWAYS), rng.choice((2.0, 10.0)), rng.choice((5.0, 20.0, 60.0)))
         leeway, timeout, max_wait = common if scenario.alike else drawn
         client = Client(scenario.provider, "client", HOME, scope, leeway, timeout, max_wait, headers={})
-        key = None if vault else key_of(client.token_request(SECRET, None)(1.0))
+        key = None if vault else key_of(client.token_request(SECRET, {})(1.0))
         if key is not None:
             accept(key)
         background = scenario.background and rng.random() < 0.7

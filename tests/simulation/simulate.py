@@ -163,7 +163,7 @@ class Simulation:
     def _accept_vault(self, process: Process) -> None:
         assert self.vault is not None
         for party in process.parties:
-            self.gateway.accepted.add(key_of(party.grant.client.token_request(self.vault.secret, None)(1.0)))
+            self.gateway.accepted.add(key_of(party.grant.client.token_request(self.vault.secret, {})(1.0)))
 
     def _spawner(self, party: Party) -> Callable[[Generator[Any, Any, None]], None]:
         """Return what runs background renewals: as one more caller."""
@@ -228,7 +228,7 @@ class Simulation:
             self.world.after(rng.uniform(0, patience), partial(self.world.resume, caller, "cancel"))
 
     def _get_token(self, party: Party) -> Generator[Any, Any, Any]:
-        return party.grant.fresh_token() or (yield from party.grant.acquire())
+        return (yield from party.grant.acquire({}))
 
     def _start(self, party: Party, kind: str, flow: Generator[Any, Any, Any], request: Request | None = None) -> Caller:
         self._callers += 1
