@@ -7,35 +7,15 @@ account of rejections then wait, longer each time, until 60 s go by without one.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from ._cooldown import NO_PAUSE, Pause, step
 from ._record import Record
 from ._token import Instant, Token
 
-__all__ = ["NO_PAUSE", "Brake", "Pause", "step"]
+__all__ = ["Brake"]
 
 _SCHEDULE = (5.0, 10.0, 20.0, 40.0, 60.0)
 _FORGETS = 60.0
 _NEVER = Instant(float("-inf"), float("-inf"))
-
-
-class Pause(NamedTuple):
-    """Something is not done again for so many seconds."""
-
-    since: Instant
-    seconds: float
-
-    def left(self, now: Instant) -> float:
-        """Return the seconds that remain of it."""
-        return max(0.0, self.seconds - now.since(self.since))
-
-
-NO_PAUSE = Pause(Instant(0, 0), 0)
-
-
-def step(schedule: tuple[float, ...], times: int) -> float:
-    """Return the seconds to wait after so many times before."""
-    return schedule[min(times, len(schedule) - 1)]
 
 
 class Brake:

@@ -32,6 +32,7 @@ __all__ = [
     "Clock",
     "ConnectionLostError",
     "Effect",
+    "Exchange",
     "Gate",
     "Join",
     "NetworkError",
@@ -43,7 +44,6 @@ __all__ = [
     "TokenResponse",
     "Waiter",
     "backoff",
-    "exchange",
 ]
 
 MAX_RESPONSE_BYTES = 1 << 20
@@ -215,100 +215,104 @@ def backoff(failures: int) -> float:
     return random.uniform(0, 0.5 * 2 ** (failures - 1))  # noqa: S311  # jitter, not cryptography
 
 
-def exchange(
-    build: Callable[[float], TokenRequest],
-    read: Callable[[TokenResponse, Instant], Any],
-    *,
-    provider: str,
-    clock: Clock,
-    limiter: RateLimiter,
-    limited: Callable[[RateLimitError], None],
-    timeout: float,
-    deadline: float,
-    retry: bool,
-    gate: Gate | None = None,
-) -> Generator[Effect, Any, Any]:
-    """Send a request to the gateway's OAuth endpoints until it is answered, refused or given up.
+class Exchange(NamedTuple):
+    """How requests go to the gateway's OAuth endpoints.
 
-    Args:
-        build: makes the request from the timeout in seconds that one attempt may take.
-        read: makes the result of a 2xx response and the instant at which it was asked for.
+    Attributes:
         provider: the provider's name, for errors.
         clock: tells the time.
         limiter: tells when a request may be sent.
         limited: is told of each limit met, the gateway's or the limiter's.
         timeout: seconds for one attempt.
-        deadline: the caller's patience ends at this time on the monotonic clock.
-        retry: whether to wait and try again; without, one attempt is all.
         gate: what each attempt must pass.
-
-    Raises:
-        TokenEndpointError: which of its subclasses, the tree in `exceptions` tells.
-        OutOfTimeError: another attempt would be due, but not before the deadline.
     """
-    failures = limits = 0
-    while True:
-        error: TokenEndpointError
-        try:
-            return (yield from _attempt(build, read, provider, clock, limiter, timeout, deadline, gate))
-        except RateLimitError as limit:
-            error = limit
-            limits += 1
-            limited(limit)
-        except TokenEndpointUnavailableError as outage:
-            error = outage
-            failures += 1
-        if not retry or failures > _RETRIES or error.status_code not in _RETRIED:
-            raise error
-        wait = error.retry_after or backoff(failures + limits)
-        if clock().monotonic + wait > deadline:
-            raise OutOfTimeError(error)
-        yield Sleep(wait)
 
+    provider: str
+    clock: Clock
+    limiter: RateLimiter
+    limited: Callable[[RateLimitError], None]
+    timeout: float
+    gate: Gate | None = None
 
-def _attempt(
-    build: Callable[[float], TokenRequest],
-    read: Callable[[TokenResponse, Instant], Any],
-    provider: str,
-    clock: Clock,
-    limiter: RateLimiter,
-    timeout: float,
-    deadline: float,
-    gate: Gate | None,
-) -> Generator[Effect, Any, Any]:
-    result = (yield from gate.enter()) if gate else None
-    if result is not None:
-        return result
-    sent = clock()
-    wait = limiter.take(sent.monotonic)
-    if wait:
-        raise RateLimitError(
-            f"{provider}: no token request may be sent for {wait:.1f} s; share one auth object, or wait",
-            provider=provider,
-            retry_after=wait,
-        )
-    failed: TokenEndpointError | None = None
-    try:
-        response = yield build(min(timeout, max(deadline - sent.monotonic, _SHORTEST_TIMEOUT)))
-    except NetworkError as failure:
-        failed = TokenEndpointUnavailableError(f"{provider}: {failure}", provider=provider)
-        failed.__cause__ = failure.__cause__
-    except InvalidTokenResponseError as nonsense:
-        failed = nonsense
-        failed.provider, failed.__context__ = provider, None
-    finally:
-        limiter.answered(sent.monotonic, clock().monotonic)
-        if gate:
-            gate.answered()
-    if failed is None:
+    def run(
+        self,
+        build: Callable[[float], TokenRequest],
+        read: Callable[[TokenResponse, Instant], Any],
+        *,
+        deadline: float,
+        retry: bool = True,
+    ) -> Generator[Effect, Any, Any]:
+        """Send a request until it is answered, refused or given up.
+
+        Args:
+            build: makes the request from the timeout in seconds that one attempt may take.
+            read: makes the result of a 2xx response and the instant at which it was asked for.
+            deadline: the caller's patience ends at this time on the monotonic clock.
+            retry: whether to wait and try again; without, one attempt is all.
+
+        Raises:
+            TokenEndpointError: which of its subclasses, the tree in `exceptions` tells.
+            OutOfTimeError: another attempt would be due, but not before the deadline.
+        """
+        failures = limits = 0
+        while True:
+            error: TokenEndpointError
+            try:
+                return (yield from self._attempt(build, read, deadline))
+            except RateLimitError as limit:
+                error = limit
+                limits += 1
+                self.limited(limit)
+            except TokenEndpointUnavailableError as outage:
+                error = outage
+                failures += 1
+            if not retry or failures > _RETRIES or error.status_code not in _RETRIED:
+                raise error
+            wait = error.retry_after or backoff(failures + limits)
+            if self.clock().monotonic + wait > deadline:
+                raise OutOfTimeError(error)
+            yield Sleep(wait)
+
+    def _attempt(
+        self,
+        build: Callable[[float], TokenRequest],
+        read: Callable[[TokenResponse, Instant], Any],
+        deadline: float,
+    ) -> Generator[Effect, Any, Any]:
+        found = (yield from self.gate.enter()) if self.gate else None
+        if found is not None:
+            return found
+        sent = self.clock()
+        self._take(sent)
+        failed: TokenEndpointError | None = None
         try:
-            result = read(response, sent)
-        except TokenEndpointError as error:
-            failed = error
-            if error.retry_after:
-                limiter.block(error.retry_after, clock().monotonic)
-                if gate:
-                    yield from gate.blocked(error.retry_after)
-    if failed is not None:  # raised here, so that no context holds what the client's own error says
-        raise failed
-    return result
+            response = yield build(min(self.timeout, max(deadline - sent.monotonic, _SHORTEST_TIMEOUT)))
+        except NetworkError as failure:
+            failed = TokenEndpointUnavailableError(f"{self.provider}: {failure}", provider=self.provider)
+            failed.__cause__ = failure.__cause__
+        except InvalidTokenResponseError as nonsense:
+            failed = nonsense
+            failed.provider, failed.__context__ = self.provider, None
+        finally:
+            self.limiter.answered(sent.monotonic, self.clock().monotonic)
+            if self.gate:
+                self.gate.answered()
+        if failed is None:
+            try:
+                return read(response, sent)
+            except TokenEndpointError as error:
+                failed = error
+        if failed.retry_after:
+            self.limiter.block(failed.retry_after, self.clock().monotonic)
+            if self.gate:
+                yield from self.gate.blocked(failed.retry_after)
+        raise failed  # here, so that no context holds what the client's own error says
+
+    def _take(self, now: Instant) -> None:
+        wait = self.limiter.take(now.monotonic)
+        if wait:
+            raise RateLimitError(
+                f"{self.provider}: no token request may be sent for {wait:.1f} s; share one auth object, or wait",
+                provider=self.provider,
+                retry_after=wait,
+            )

@@ -16,9 +16,9 @@ from urllib.parse import quote
 
 from ._client import Client, Headers
 from ._client_auth import basic_authorization, credential
-from ._fleet import Fleet, Turn
+from ._fleet import Fleet
 from ._flight import FULL, SingleFlight
-from ._flow import Call, Effect, OutOfTimeError, Release, TokenResponse, exchange
+from ._flow import Call, Effect, Exchange, Gate, OutOfTimeError, Release, TokenResponse
 from ._fork import locked, process_id
 from ._fresh import Fresh
 from ._limiter import RateLimiter
@@ -27,6 +27,7 @@ from ._registry import Registry
 from ._shared import SharedCache
 from ._source import TokenSource
 from ._token import Instant, State, Token
+from ._turn import Turn
 from .cache import TokenCache
 from .exceptions import BaaSAuthError, ConfigurationError, InvalidClientError, TokenEndpointError
 from .exceptions import TokenEndpointUnavailableError as Unavailable
@@ -88,9 +89,9 @@ class Grant:
     def fresh(self, token: Token, home: Origin, known: Fresh | None) -> Fresh | None:
         """Return what spares the next requests the long way to this token; what is known already, if it does."""
         source, client = self._source, self.client
-        if source is None or (known is not None and known.token is token and known.source is source):
+        if source is None or (known is not None and known.token is token and known.source is source.known):
             return known
-        return Fresh(token, source, client.leeway, home)
+        return Fresh(token, source.known, client.leeway, home)
 
     def acquire(
         self,
@@ -126,7 +127,7 @@ class Grant:
             except SecretRotatedError as rotated:
                 if isinstance(self.secret, str):
                     continue  # somebody else's, who had the same until now
-                fallback = source.token or fallback
+                fallback = source.known.token or fallback
                 if self._lives(fallback):
                     deadline = min(deadline, now().monotonic + self.client.timeout)
                 source, secret, moved = rotated.successor, None, True
@@ -197,13 +198,13 @@ class Grant:
     def known(self) -> Generator[Effect, Any, Token | None]:
         """Return the token that is cached, if it lives."""
         source, _ = yield from self._resolve()
-        token = source.token or (yield from source.cached())
+        token = source.known.token or (yield from source.cached())
         return token if token is not None and token.remaining(now()) > 0 else None
 
     def forget(self, access_token: str) -> Generator[Effect, Any, None]:
         """Drop the token with this value, if it is the one that is cached."""
         source, _ = yield from self._resolve()
-        for token in (source.token, (yield from source.cached())):
+        for token in (source.known.token, (yield from source.cached())):
             if token is not None and token.access_token == access_token:
                 yield from source.forget(token)
 
@@ -220,16 +221,10 @@ class Grant:
         try:
             secret = yield from self._read_secret(deadline)
             secrets = (secret, basic_authorization(client.client_id, secret)[6:], access_token)
-            answer: T = yield from exchange(
+            answer: T = yield from self._exchange(RateLimiter(None)).run(
                 client.token_request(secret, headers, f"{endpoint}?token={quote(access_token, safe='')}"),
                 lambda response, _sent: read(client.name, secrets, response, now()),
-                provider=client.name,
-                clock=now,
-                limiter=RateLimiter(None),
-                limited=client.tell_limited,
-                timeout=client.timeout,
                 deadline=deadline,
-                retry=True,
             )
         except OutOfTimeError as late:
             raise late.error from late.error.__cause__
@@ -297,17 +292,11 @@ class Grant:
             secret = yield from self._read_secret(deadline)
         self._check_rotation(source, secret)
         try:
-            token: Token = yield from exchange(
+            token: Token = yield from self._exchange(source.limiter, turn).run(
                 client.token_request(secret, headers),
                 partial(client.read_token, secret, now),
-                provider=client.name,
-                clock=now,
-                limiter=source.limiter,
-                limited=client.tell_limited,
-                timeout=client.timeout,
                 deadline=deadline,
                 retry=retry,
-                gate=turn,
             )
         except InvalidClientError:
             if callable(self.secret):
@@ -316,6 +305,9 @@ class Grant:
         if turn.found is None:
             minted.append(token)
         return token
+
+    def _exchange(self, limiter: RateLimiter, gate: Gate | None = None) -> Exchange:
+        return Exchange(self.client.name, now, limiter, self.client.tell_limited, self.client.timeout, gate)
 
     def _check_rotation(self, source: TokenSource, secret: str) -> None:
         if self.client.key(secret) != source.key:

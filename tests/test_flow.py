@@ -24,13 +24,13 @@ from baas_auth_plugins import (
 from baas_auth_plugins._flow import (
     MAX_RESPONSE_BYTES,
     ConnectionLostError,
+    Exchange,
     NetworkError,
     OutOfTimeError,
     Sleep,
     TokenRequest,
     TokenResponse,
     backoff,
-    exchange,
 )
 from baas_auth_plugins._limiter import RateLimiter
 from baas_auth_plugins._response import error_from, read_json
@@ -67,17 +67,8 @@ class Gateway:
                 raise error_from(response, "axia", self.now(), SECRET)
             return response.status_code, sent
 
-        return exchange(
-            build,
-            read,
-            provider="axia",
-            clock=self.now,
-            limiter=self.limiter,
-            limited=self.limits.append,
-            timeout=timeout,
-            deadline=self.clock.monotonic + max_wait,
-            retry=retry,
-        )
+        exchange = Exchange("axia", self.now, self.limiter, self.limits.append, timeout)
+        return exchange.run(build, read, deadline=self.clock.monotonic + max_wait, retry=retry)
 
     def run(self, answers: Sequence[TokenResponse | Exception], **options: Any) -> Any:
         flow, left = self.flow(**options), list(answers)

@@ -18,20 +18,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from baas_auth_plugins import BS2Auth, MemoryTokenCache
 from baas_auth_plugins._client import Client, logger
-from baas_auth_plugins._fleet import Fleet, Turn
+from baas_auth_plugins._fleet import Fleet
 from baas_auth_plugins._flow import (
     ConnectionLostError,
+    Exchange,
     Join,
     NetworkError,
     Sleep,
     TokenRequest,
     TokenResponse,
-    exchange,
 )
 from baas_auth_plugins._limiter import RateLimiter
 from baas_auth_plugins._shared import SharedCache
 from baas_auth_plugins._source import TokenSource
 from baas_auth_plugins._token import Instant, State, Token
+from baas_auth_plugins._turn import Turn
 from baas_auth_plugins.exceptions import TokenEndpointError
 
 REFUSALS = {
@@ -94,9 +95,9 @@ class SourceMachine(RuleBasedStateMachine):
     def reject(self, client: Client, data: st.DataObject) -> None:
         """The API answers 401 to a token that somebody was served, lately or long ago."""
         token = data.draw(st.sampled_from(self.served[-3:]))
-        before = self.source.token
+        before = self.source.known.token
         _, dropped = self.source.reject(client, token, replayable=True)
-        assert self.source.token is before or (dropped and before is token), "a 401 drops the rejected token only"
+        assert self.source.known.token is before or (dropped and before is token), "a 401 drops the rejected token only"
         if dropped:
             self._run(self.source.forget(token))
 
@@ -164,17 +165,11 @@ class SourceMachine(RuleBasedStateMachine):
     def _mint(self, client: Client, retry: bool, deadline: float, turn: Turn) -> Generator[Any, Any, Token]:
         clock = lambda: self.now  # noqa: E731
         return (
-            yield from exchange(
+            yield from Exchange("bs2", clock, self.source.limiter, lambda _error: None, client.timeout, turn).run(
                 client.token_request("secret", {}),
                 partial(client.read_token, "secret", clock),
-                provider="bs2",
-                clock=clock,
-                limiter=self.source.limiter,
-                limited=lambda _error: None,
-                timeout=client.timeout,
                 deadline=deadline,
                 retry=retry,
-                gate=turn,
             )
         )
 
@@ -205,7 +200,7 @@ class SourceMachine(RuleBasedStateMachine):
             self._serve(caller, stop.value)
             return
         except TokenEndpointError:
-            known = self.source.token
+            known = self.source.known.token
             assert known is None or known.state(self.now, caller.client.leeway) is State.DEAD, (
                 "failed with a live token"
             )

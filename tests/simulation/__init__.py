@@ -1,6 +1,6 @@
 """A deterministic simulation of the package: real flows, virtual time, a seeded scheduler, a faulty gateway.
 
-The production code runs as it is: `Grant`, `TokenSource`, `SingleFlight`, `exchange`, `RateLimiter` and the
+The production code runs as it is: `Grant`, `TokenSource`, `SingleFlight`, `Exchange`, `RateLimiter` and the
 httpx face's flow. Since flows are generators that yield what they want done, nothing here needs a
 thread: a scheduler picks, with a seeded random generator, which caller takes its next step.
 

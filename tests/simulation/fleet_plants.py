@@ -6,16 +6,18 @@ import math
 from collections.abc import Generator
 from typing import Any
 
-from baas_auth_plugins import _fleet
-from baas_auth_plugins._fleet import Fleet, Turn
+from baas_auth_plugins import _fleet, _source
+from baas_auth_plugins._fleet import Fleet
 from baas_auth_plugins._flow import Sleep
+from baas_auth_plugins._known import Known
 from baas_auth_plugins._record import Limits, Record
 from baas_auth_plugins._shared import SharedCache
 from baas_auth_plugins._source import TokenSource
+from baas_auth_plugins._turn import Turn
 
 __all__ = ["FLEET_PLANTS"]
 
-_look, _take_lead, _tell_token = Turn.look, Turn._take_lead, TokenSource._tell_token
+_look, _take_lead, _with_token = Turn.look, Turn._take_lead, Turn._with_token
 _decode = Record.decode.__func__  # type: ignore[attr-defined]
 
 
@@ -73,6 +75,10 @@ def _lead_in_spite_of_a_pause(self: Turn, record: Record) -> Record | None:
     return _take_lead(self, record._replace(pause=0.0))
 
 
+def _only_give_back(self: Turn, _error: Any, record: Record) -> Record | None:
+    return self.give_back(record)
+
+
 def _only_retry_after(self: Limits, _limit: Any) -> float:
     return self.blocked
 
@@ -81,13 +87,13 @@ def _unblocked(self: Limits, _seconds: float) -> Limits:
     return self
 
 
-def _publish_without_doubt(self: TokenSource, turn: Turn, token: Any, record: Record) -> Record | None:
-    told = _tell_token(self, turn, token, record)
+def _publish_without_doubt(self: Turn, token: Any, record: Record) -> Record | None:
+    told = _with_token(self, token, record)
     return told and told._replace(on_probation=False, rejected=math.inf)
 
 
-def _publish_late(self: TokenSource, turn: Turn, token: Any, record: Record) -> Record | None:
-    return _tell_token(self, turn, token, record._replace(leader=turn.id))
+def _publish_late(self: Turn, token: Any, record: Record) -> Record | None:
+    return _with_token(self, token, record._replace(leader=self.id))
 
 
 def _reborn(cls: Any, known: dict[str, Any], now: Any, lain: float) -> Record:
@@ -112,19 +118,19 @@ FLEET_PLANTS: tuple[tuple[str, tuple[tuple[Any, str, Any], ...]], ...] = (
         "the lease is shorter than a token request",
         ((Turn, "_take_lead", _take_a_short_lease), (Turn, "look", _lead_for_ever)),
     ),
-    ("a token is not published", ((TokenSource, "_tell_token", _nothing),)),
-    ("a failure is not shared", ((Turn, "_shares_failure", _never), (TokenSource, "_tell_failure", Turn.give_back))),
-    ("a pause is not shared", ((Turn, "_take_lead", _lead_in_spite_of_a_pause), (TokenSource, "_learn", _nothing))),
+    ("a token is not published", ((Turn, "_with_token", _nothing),)),
+    ("a failure is not shared", ((Turn, "_shares_failure", _never), (Turn, "_with_failure", _only_give_back))),
+    ("a pause is not shared", ((Turn, "_take_lead", _lead_in_spite_of_a_pause), (Known, "learn", _nothing))),
     ("the fleet's rate limit is ignored", ((Limits, "wait", _only_retry_after),)),
     ("Retry-After is not shared", ((Limits, "blocking", _unblocked),)),
     (
         "the brake is not shared",
-        ((TokenSource, "tell_brake", _no_effect), (TokenSource, "_tell_token", _publish_without_doubt)),
+        ((TokenSource, "tell_brake", _no_effect), (Turn, "_with_token", _publish_without_doubt)),
     ),
-    ("a late publication overwrites a newer token", ((TokenSource, "_tell_token", _publish_late),)),
+    ("a late publication overwrites a newer token", ((Turn, "_with_token", _publish_late),)),
     ("a shared token's age is not carried over", ((Record, "decode", classmethod(_reborn)),)),
     ("an old value put back is believed", ((Record, "decode", classmethod(_undated)),)),
-    ("the rejected token is adopted from the cache", ((TokenSource, "_is_past", _never),)),
+    ("the rejected token is adopted from the cache", ((Known, "is_past", _never), (_source, "is_past", _never))),
     ("a cache that is down is asked at each call", ((SharedCache, "_went_down", _nothing),)),
     (
         "a cache that hangs is waited for without bound",

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from baas_auth_plugins import _brake, _flight, _flow, _httpx, _requests, _source
+from baas_auth_plugins import _brake, _cooldown, _flight, _flow, _httpx, _requests
 from baas_auth_plugins._client import Client
 from baas_auth_plugins._flight import SingleFlight
 from baas_auth_plugins._grant import Grant
+from baas_auth_plugins._known import Known
 from baas_auth_plugins._limiter import RateLimiter
 from baas_auth_plugins._origin import AllowedOrigins
 from baas_auth_plugins._source import TokenSource
 from baas_auth_plugins._token import Instant, State, Token
-from baas_auth_plugins.exceptions import BaaSAuthError, TokenEndpointError
+from baas_auth_plugins.exceptions import BaaSAuthError
 
 from . import simulate as simulation
 from .fleet_plants import FLEET_PLANTS
@@ -88,7 +89,7 @@ _reject = TokenSource.reject
 
 def _drop_the_winner(self: TokenSource, client: Client, token: Token, *, replayable: bool) -> Any:
     result = _reject(self, client, token, replayable=replayable)
-    self.token = None
+    self.known.token = None
     return result
 
 
@@ -104,19 +105,19 @@ _own_failed = TokenSource._failed
 
 
 def _late_failure(self: TokenSource, client: Any, before: Any, started: Any, error: Any, **options: Any) -> None:
-    _own_failed(self, client, self.token, started, error, **options)
+    _own_failed(self, client, self.known.token, started, error, **options)
 
 
-_own_landed = TokenSource._landed
+_own_landed = Known.landed
 
 
-def _late_success(self: TokenSource, token: Token, effort: int, found: Any) -> Any:
+def _late_success(self: Known, *arguments: Any) -> Any:
     self.token = None
-    return _own_landed(self, token, effort, found)
+    return _own_landed(self, *arguments)
 
 
-def _no_spacing(self: TokenSource, token: Token, effort: int, found: Any) -> Any:
-    return _own_landed(self, token, _flight.FULL, found)
+def _no_spacing(self: Known, token: Token, found: Any, _rest: float, now: Instant) -> Any:
+    return _own_landed(self, token, found, 0.0, now)
 
 
 _read_token = Client.read_token
@@ -199,7 +200,7 @@ def _only_retry_after(self: RateLimiter, now: float) -> float:
     return max(self._blocked_until - now, 0.0)
 
 
-def _not_a_refusal(_error: TokenEndpointError) -> bool:
+def _not_a_refusal(_error: Exception) -> bool:
     return False
 
 
@@ -215,11 +216,11 @@ PLANTS = (
     Plant("lost connections are handed over without end", ((_flight, "_MAX_CONNECTIONS_LOST", 10**9),)),
     Plant("the brake is missing", ((_brake, "_SCHEDULE", (0.0,)),)),
     Plant("a late failure delays the renewal of a newer token", ((TokenSource, "_failed", _late_failure),)),
-    Plant("a late success overwrites a newer token", ((TokenSource, "_landed", _late_success),)),
-    Plant("the first cool-down never ends", ((_source, "_AFTER_FAILURE", (1e9,)),)),
-    Plant("no cool-down after a failed renewal", ((_source, "_AFTER_FAILURE", (0.0,)),)),
-    Plant("a refusal is not remembered", ((_source, "_is_refusal", _not_a_refusal),)),
-    Plant("no distance between voluntary renewals", ((TokenSource, "_landed", _no_spacing),)),
+    Plant("a late success overwrites a newer token", ((Known, "landed", _late_success),)),
+    Plant("the first cool-down never ends", ((_cooldown, "_AFTER_FAILURE", (1e9,)),)),
+    Plant("no cool-down after a failed renewal", ((_cooldown, "_AFTER_FAILURE", (0.0,)),)),
+    Plant("a refusal is not remembered", ((_cooldown, "is_refusal", _not_a_refusal),)),
+    Plant("no distance between voluntary renewals", ((Known, "landed", _no_spacing),)),
     Plant(
         "stale callers wait for the renewal",
         ((SingleFlight, "run", _join_in_stale), (SingleFlight, "busy", property(lambda _flights: False))),

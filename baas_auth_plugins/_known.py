@@ -1,0 +1,90 @@
+"""What this process knows of one token: the token itself, the pauses after failures, the brake on rejections.
+
+State without flows: each method is called with the lock held, and nothing comes between. The rules:
+
+- `token` is read without the lock, and only ever replaced.
+- A late success never overwrites a newer token.
+- A token that was dropped is never taken back from a cache, nor one that was minted before it.
+"""
+
+from __future__ import annotations
+
+from ._brake import Brake
+from ._cooldown import Cooldown, is_refusal
+from ._record import Record
+from ._token import Instant, Token
+from .exceptions import TokenEndpointError
+
+__all__ = ["Known"]
+
+_SAME_MOMENT = 0.1  # seconds: what is told of a token's age by way of a cache is not exact
+
+
+class Known:
+    """One source's state."""
+
+    __slots__ = ("_dropped", "brake", "cooldown", "token")
+
+    def __init__(self) -> None:
+        self.token: Token | None = None
+        self.cooldown = Cooldown()
+        self.brake = Brake()
+        self._dropped: Token | None = None
+
+    def landed(self, token: Token, found: Record | None, rest: float, now: Instant) -> bool:
+        """Take a token that was minted here, or found in the cache; False if it comes late: somebody has a newer one.
+
+        Args:
+            token: the token.
+            found: where it was found, if it was.
+            rest: seconds before a token minted here may be renewed.
+            now: this moment.
+        """
+        if self.token is not None and token.monotonic < self.token.monotonic:
+            return False
+        self.cooldown.clear()
+        if found is not None:
+            self.adopt(token, found)
+        else:
+            self.token = token
+            self.cooldown.rest(rest, now)
+            self.brake.minted(token, now)
+        return True
+
+    def adopt(self, token: Token, found: Record) -> None:
+        """Take a token from another process, with how it stands."""
+        self.token = token
+        self.brake.adopted(token, found)
+
+    def drop(self, token: Token) -> None:
+        """Forget a token, and see to it that it is not taken from the cache again, however slow that is to delete it."""
+        if self._dropped is None or token.monotonic >= self._dropped.monotonic:
+            self._dropped = token
+        if self.token is token:
+            self.token = None
+
+    def is_past(self, found: Token, now: Instant) -> bool:
+        """Tell whether a token was dropped here, or minted before one that was."""
+        return self._dropped is not None and is_past(found, self._dropped, now)
+
+    def learn(self, record: Record, now: Instant) -> None:
+        """Take over what another process ran into."""
+        self.cooldown.learn(record, now)
+        self.brake.learn(record, now)
+        token, there = self.token, record.token
+        if token is not None and there is not None and token.access_token == there.access_token:
+            self.adopt(token, record)
+
+    def tell_token(self, record: Record, token: Token, now: Instant) -> Record:
+        """Return the record with a token that was minted here."""
+        told = record._replace(token=token, issued_at=token.issued_at, failed="", failure=None, refused=False)
+        return self.brake.tell(self.cooldown.tell(told, now), now)
+
+    def tell_failure(self, record: Record, flight: str, error: TokenEndpointError, now: Instant) -> Record:
+        """Return the record with what a flight of this process ran into."""
+        return self.cooldown.tell(record._replace(failed=flight, failure=error, refused=is_refusal(error)), now)
+
+
+def is_past(found: Token, dropped: Token, now: Instant) -> bool:
+    """Tell whether a token is the one that was dropped, or one that was minted before it."""
+    return found.access_token == dropped.access_token or found.age(now) > dropped.age(now) + _SAME_MOMENT
