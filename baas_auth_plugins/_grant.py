@@ -165,7 +165,7 @@ class Grant:
         if replaying or dropped:
             yield Release()
         if source is not None and dropped:
-            yield from source.forget(token)
+            yield from source.forget(token, urgent=replaying)
         if not replaying:
             return None
         minted: list[Token] = []

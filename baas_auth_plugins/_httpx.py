@@ -81,7 +81,7 @@ class HttpxFace(_Auth):
                 if isinstance(effect, Send):
                     steps.result = response = yield effect.request
                 elif isinstance(effect, TokenRequest):
-                    sent = outgoing(type(request), effect)
+                    sent = outgoing(request, effect)
                     steps.result = answer((yield sent), effect)
                 elif isinstance(effect, Release):
                     response.read()
@@ -120,7 +120,7 @@ class HttpxFace(_Auth):
                 if isinstance(effect, Send):
                     steps.result = response = yield effect.request
                 elif isinstance(effect, TokenRequest):
-                    sent = outgoing(type(request), effect)
+                    sent = outgoing(request, effect)
                     steps.result = await aanswer((yield sent), effect)
                 elif isinstance(effect, Release):
                     await response.aread()

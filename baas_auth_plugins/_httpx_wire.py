@@ -91,10 +91,11 @@ class _Once:
         return take()
 
 
-def outgoing(request_class: Any, effect: TokenRequest) -> Any:
-    """Build a token request for the client whose class this is."""
+def outgoing(like: Any, effect: TokenRequest) -> Any:
+    """Build a token request of the class of `like`, whose User-Agent, perhaps not ASCII, it may have inherited."""
     extensions = {"timeout": dict.fromkeys(_PHASES, effect.timeout)}
-    request = request_class("POST", effect.url, headers=effect.headers, content=effect.body, extensions=extensions)
+    headers = type(like.headers)(effect.headers, encoding=like.headers.encoding)
+    request = type(like)("POST", effect.url, headers=headers, content=effect.body, extensions=extensions)
     request.stream = _OneShotBody(effect.body)
     return request
 
@@ -103,7 +104,7 @@ def client_transport(client: Any) -> Callable[[TokenRequest], TokenResponse]:
     """Return what sends token requests over an `httpx.Client` or `httpx2.Client`."""
 
     def send(effect: TokenRequest) -> TokenResponse:
-        request = outgoing(type(client.build_request("POST", effect.url)), effect)
+        request = outgoing(client.build_request("POST", effect.url), effect)
         with _network_errors(effect):
             response = client.send(request, stream=True, auth=None, follow_redirects=False)
             try:
@@ -118,7 +119,7 @@ def aclient_transport(client: Any) -> Callable[[TokenRequest], Awaitable[TokenRe
     """Return what sends token requests over an `httpx.AsyncClient` or `httpx2.AsyncClient`."""
 
     async def send(effect: TokenRequest) -> TokenResponse:
-        request = outgoing(type(client.build_request("POST", effect.url)), effect)
+        request = outgoing(client.build_request("POST", effect.url), effect)
         with _network_errors(effect):
             response = await client.send(request, stream=True, auth=None, follow_redirects=False)
             try:

@@ -144,14 +144,14 @@ def _retry_after(response: TokenResponse, payload: Mapping[str, Any], now: Insta
 
 
 def _seconds(value: object) -> float | None:
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,6})?", value.strip()):
+    if isinstance(value, str) and re.fullmatch(r"[0-9]+(\.[0-9]+)?", value.strip()):
         return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         return float(value) if math.isfinite(value) else None
     except OverflowError:
-        return None
+        return math.inf
 
 
 def _date(text: str) -> float | None:

@@ -35,7 +35,7 @@ Mint = Callable[[bool, float, Turn], Generator[Effect, Any, Token]]
 """Makes the flow that mints: whether it may retry, until when on the monotonic clock, and in whose turn."""
 
 _AFTER_A_LOOK = (0.25, 0.75)  # seconds: how soon to look again what another process is doing
-_LONGEST_LOOK = 5.0
+_LONGEST_LOOK = 11.0  # longer than the look itself, so that nobody leaves just before it is known to have failed
 
 _TOLD = (TokenEndpointError, ConfigurationError)
 """What keeps a token from being minted: the gateway, or what the callable gives for a client secret."""
@@ -260,13 +260,13 @@ class TokenSource:
             if known.token is token and not (is_past(found, token, now) or known.is_past(found, now)):
                 known.adopt(found, record)
 
-    def forget(self, token: Token | None = None) -> Generator[Effect, Any, None]:
-        """Drop this token, or whichever is known, here and in the cache."""
+    def forget(self, token: Token | None = None, *, urgent: bool = False) -> Generator[Effect, Any, None]:
+        """Drop this token, or whichever is known, here and in the cache; `urgent`, if another is wanted now."""
         dropped = token or self.known.token or (yield from self.cached())
         if dropped is not None:
             with locked():
                 self.known.drop(dropped)
-            yield from self._fleet.change(partial(self._tell_dropped, dropped), urgent=True)
+            yield from self._fleet.change(partial(self._tell_dropped, dropped), urgent=urgent)
 
     def _tell_dropped(self, token: Token, record: Record) -> Record | None:
         kept = record.token

@@ -99,6 +99,14 @@ def test_user_agent_is_inherited(client: Client, sandbox: Sandbox, registered: s
     assert registered in (None, token.headers["user-agent"])
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_user_agent_is_inherited_byte_for_byte(client: Client, sandbox: Sandbox, encoding: str) -> None:
+    """A User-Agent that is not ASCII, which clients send as the bytes that they are given, is no hindrance."""
+    registered = "Padaria São João/1.0".encode(encoding)
+    client.call(make(BS2Auth, sandbox), "GET", api_url(BS2Auth, sandbox), headers={"User-Agent": registered})
+    assert [r.headers["user-agent"].encode("latin-1") for r in sandbox.requests] == [registered] * 2
+
+
 def test_headers_override(client: Client, auth_class: Auth, sandbox: Sandbox) -> None:
     """`headers` goes with the token request alone, and wins over what it would inherit, in whichever case."""
     extra = {"user-AGENT": "registered/1", "X-SSL-Client-Cert": "-----BEGIN%20CERTIFICATE-----"}
