@@ -73,34 +73,34 @@ class Fleet:
         self,
         decide: Callable[[Record], Record | None],
         *,
-        urgent: bool = False,
+        until: float | None = None,
         undo: Callable[[Record], Record | None] | None = None,
     ) -> Generator[Effect, Any, tuple[Record | None, bool]]:
         """Replace the record by what `decide` makes of it; it may be asked again, if somebody else was quicker.
 
         Args:
             decide: returns the new record, or None to leave it.
-            urgent: there is no token to serve meanwhile, so waiting longer is worth it.
+            until: where there is no token to serve meanwhile, when the caller's patience ends on the monotonic clock.
             undo: takes the change back, should it be made after it was given up.
 
         Returns:
             The record as it is now, or None while the cache is down; and whether it was replaced.
         """
-        return (yield from self._change(Record, self._key, decide, urgent, undo))
+        return (yield from self._change(Record, self._key, decide, until, undo))
 
-    def look(self, *, urgent: bool = False) -> Generator[Effect, Any, Record | None]:
+    def look(self, *, until: float | None = None) -> Generator[Effect, Any, Record | None]:
         """Return the record, or None while the cache is down."""
-        return (yield from self.change(lambda _: None, urgent=urgent))[0]
+        return (yield from self.change(lambda _: None, until=until))[0]
 
-    def look_at_limits(self, *, urgent: bool = False) -> Generator[Effect, Any, Limits | None]:
+    def look_at_limits(self, *, until: float | None = None) -> Generator[Effect, Any, Limits | None]:
         """Return the client's limits, or None while the cache is down."""
-        return (yield from self.change_limits(lambda _: None, urgent=urgent))[0]
+        return (yield from self.change_limits(lambda _: None, until=until))[0]
 
     def change_limits(
-        self, decide: Callable[[Limits], Limits | None], *, urgent: bool = False
+        self, decide: Callable[[Limits], Limits | None], *, until: float | None = None
     ) -> Generator[Effect, Any, tuple[Limits | None, bool]]:
         """Do as `change`, with the client's limits."""
-        return (yield from self._change(Limits, self._limits_key, decide, urgent, None))
+        return (yield from self._change(Limits, self._limits_key, decide, until, None))
 
     def change_some_time(
         self, decide: Callable[[Record], Record | None], undo: Callable[[Record], Record | None] | None = None
@@ -123,10 +123,12 @@ class Fleet:
         kind: type[R],
         key: str,
         decide: Callable[[R], R | None],
-        urgent: bool,
+        until: float | None,
         undo: Callable[[R], R | None] | None,
     ) -> Generator[Effect, Any, tuple[R | None, bool]]:
-        patience = _PATIENCE_WITHOUT_TOKEN if urgent else _PATIENCE
+        patience = _PATIENCE
+        if until is not None:  # and there is more to do in that time
+            patience = min(max(patience, (until - self.clock().monotonic) / 4), _PATIENCE_WITHOUT_TOKEN)
         try:
             changed: tuple[R, bool] = yield from self._cache.use(
                 lambda cache: self._swap(cache, kind, key, decide),

@@ -155,21 +155,21 @@ class Grant:
             TokenEndpointError: no other token could be had.
         """
         rejected_at = now()
+        deadline = rejected_at.monotonic + self.client.max_wait
         source, replaying, dropped = self._source, replayable, False
         if source is not None:
             if source.is_shared:
                 yield Release()
-                yield from source.refresh(self.client, token)
+                yield from source.refresh(self.client, token, deadline)
             replaying, dropped = source.reject(self.client, token, replayable=replayable)
             yield from source.tell_brake()
         if replaying or dropped:
             yield Release()
         if source is not None and dropped:
-            yield from source.forget(token, urgent=replaying)
+            yield from source.forget(token, deadline if replaying else None)
         if not replaying:
             return None
         minted: list[Token] = []
-        deadline = rejected_at.monotonic + self.client.max_wait
         other = yield from self.acquire(headers, minted=minted, deadline=deadline)
         return Replacement(other, rejected_at, own=other in minted)
 

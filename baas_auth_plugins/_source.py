@@ -35,7 +35,6 @@ Mint = Callable[[bool, float, Turn], Generator[Effect, Any, Token]]
 """Makes the flow that mints: whether it may retry, until when on the monotonic clock, and in whose turn."""
 
 _AFTER_A_LOOK = (0.25, 0.75)  # seconds: how soon to look again what another process is doing
-_LONGEST_LOOK = 11.0  # longer than the look itself, so that nobody leaves just before it is known to have failed
 
 _TOLD = (TokenEndpointError, ConfigurationError)
 """What keeps a token from being minted: the gateway, or what the callable gives for a client secret."""
@@ -236,18 +235,17 @@ class TokenSource:
             brake.is_news = False
             yield from self._fleet.change(lambda record: brake.tell(record, self._clock()))
 
-    def refresh(self, client: Client, token: Token) -> Generator[Effect, Any, None]:
+    def refresh(self, client: Client, token: Token, deadline: float) -> Generator[Effect, Any, None]:
         """After a 401 to `token`, see first what other processes know: perhaps they have another."""
         if self._fleet.shared and self.known.token is token:
             with locked():
                 self.known.brake.note_moment(self._clock())
             with suppress(TokenEndpointError):  # it took too long
-                look = partial(self._look, client, token)
-                yield from self._looks.run(look, ONCE, self._clock().monotonic + _LONGEST_LOOK)
+                yield from self._looks.run(partial(self._look, client, token, deadline), ONCE, deadline)
 
-    def _look(self, client: Client, token: Token) -> Generator[Effect, Any, None]:
-        record = yield from self._fleet.look(urgent=True)
-        limits = yield from self._fleet.look_at_limits(urgent=True)
+    def _look(self, client: Client, token: Token, until: float) -> Generator[Effect, Any, None]:
+        record = yield from self._fleet.look(until=until)
+        limits = yield from self._fleet.look_at_limits(until=until)
         if limits is not None:
             self.limiter.block(limits.wait(self._fleet.limit), self._clock().monotonic)
         if record is None:
@@ -260,13 +258,13 @@ class TokenSource:
             if known.token is token and not (is_past(found, token, now) or known.is_past(found, now)):
                 known.adopt(found, record)
 
-    def forget(self, token: Token | None = None, *, urgent: bool = False) -> Generator[Effect, Any, None]:
-        """Drop this token, or whichever is known, here and in the cache; `urgent`, if another is wanted now."""
+    def forget(self, token: Token | None = None, until: float | None = None) -> Generator[Effect, Any, None]:
+        """Drop this token, or whichever is known, here and in the cache: see `Fleet.change`."""
         dropped = token or self.known.token or (yield from self.cached())
         if dropped is not None:
             with locked():
                 self.known.drop(dropped)
-            yield from self._fleet.change(partial(self._tell_dropped, dropped), urgent=urgent)
+            yield from self._fleet.change(partial(self._tell_dropped, dropped), until=until)
 
     def _tell_dropped(self, token: Token, record: Record) -> Record | None:
         kept = record.token

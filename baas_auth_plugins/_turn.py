@@ -62,6 +62,7 @@ class Turn:
         self._client = client
         self._urgent = urgent
         self._deadline = deadline
+        self._until = deadline if urgent else None
         self._failed_before: str | None = None  # which flight had failed last when this one began to wait
         self._leads_until = _NEVER
         self._over = False
@@ -78,7 +79,7 @@ class Turn:
         fleet, pauses = self._fleet, iter(_LOOK_AGAIN)
         while True:
             asked = fleet.clock().monotonic
-            record, leads = yield from fleet.change(self._take_lead, urgent=self._urgent, undo=self.give_back)
+            record, leads = yield from fleet.change(self._take_lead, until=self._until, undo=self.give_back)
             if record is None:
                 self._over = True  # from here on without the cache
                 return None
@@ -143,7 +144,7 @@ class Turn:
                 found = yield from self.look()
                 if found is not None:
                     return found
-            limits, counted = yield from fleet.change_limits(self._count, urgent=self._urgent)
+            limits, counted = yield from fleet.change_limits(self._count, until=self._until)
             now = fleet.clock().monotonic
             if limits is None or not counted:
                 self._limiter.block(limits.wait(fleet.limit) if limits else 0.0, now)
@@ -169,7 +170,7 @@ class Turn:
     def tell_token(self, token: Token, *, landed: bool) -> Generator[Effect, Any, None]:
         """Give the lead back, with the token that was minted, unless somebody here has a newer one."""
         tell, undo = partial(self._with_token, token) if landed else self.give_back, partial(_aged, token)
-        told, _ = yield from self._fleet.change(tell, urgent=self._urgent, undo=undo)
+        told, _ = yield from self._fleet.change(tell, until=self._until, undo=undo)
         if told is None:
             self._end_some_time(tell, undo)
 

@@ -462,6 +462,19 @@ def test_rejected_tasks_while_redis_hangs(backend: str, server: RedisServer, san
     assert sandbox.count("token") == 2
 
 
+@pytest.mark.parametrize("max_wait", [1, 3])
+def test_little_patience_while_redis_hangs(max_wait: float, server: RedisServer, sandbox: Sandbox) -> None:
+    """Waiting for a Redis that does not answer leaves even an impatient caller the time to get a token without it."""
+    rejected, cold = (elsewhere(sandbox, server.port, max_wait=max_wait, headers={"X-Number": n}) for n in "12")
+    rejected.get_token()
+    sandbox.revoke_all()
+    server.freeze()
+    url = api_url(BS2Auth, sandbox)
+    with ThreadPoolExecutor(20) as pool:
+        calls = [pool.submit(requests.get, url, auth=auth, timeout=30) for auth in (cold, rejected) for _ in range(10)]
+        assert {call.result().status_code for call in calls} == {200}
+
+
 def test_invalidate_does_not_wait_for_redis(server: RedisServer, sandbox: Sandbox) -> None:
     """While Redis does not answer, a token is dropped here without it: nobody waits for another yet."""
     auth = make(BS2Auth, sandbox, cache=RedisTokenCache(redis.Redis(LOOPBACK, server.port)))
