@@ -26,6 +26,7 @@ R = TypeVar("R", "Record", "Limits")
 
 _SPANS = ("lease", "pause", "brake")
 _FORGOTTEN = 60.0  # seconds after which a rejection, or a failure that is over, no longer matters
+_TICK = 0.001  # seconds: no cache tells the time that is left any more exactly
 _ERROR_FIELDS = ("provider", "status_code", "error", "error_description", "retry_after")
 
 
@@ -169,6 +170,7 @@ def open_record(kind: type[R], seal: Seal | None, key: str, value: Any, ttl: flo
         return kind()
     try:
         written, known = json.loads(content)
-        return kind.decode(known, now, written - ttl) if written >= ttl else kind()
+        lain = written - ttl
+        return kind.decode(known, now, max(0.0, lain)) if lain > -_TICK else kind()
     except (ValueError, TypeError, KeyError, AttributeError):  # of another version
         return kind()
