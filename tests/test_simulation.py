@@ -71,6 +71,12 @@ def test_a_seed_replays_exactly(seed: int) -> None:
     assert traces[0] == traces[1]
 
 
+@pytest.mark.parametrize("seed", [2546])
+def test_a_seed_that_failed_holds(seed: int) -> None:
+    """What the simulation once took for a fault, and was none, breaks no invariant."""
+    simulate(seed)
+
+
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
 def test_a_planted_bug_is_caught(plant: Plant) -> None:
     """A bug planted into the production code breaks an invariant within a bounded number of seeds."""

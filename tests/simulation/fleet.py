@@ -117,7 +117,7 @@ class FleetReferee:
 
     def trouble(self, seconds: float = 0.0) -> None:
         """Something goes wrong, now and for so many seconds, that no process can be blamed for."""
-        self._troubled_until = max(self._troubled_until, self.world.true + seconds + _TROUBLED)
+        self._troubled_until = max(self._troubled_until, self.world.mono + seconds + _TROUBLED)
         self._forgiven = self.endpoint.blocked_until
         for book in self.books.values():
             book.published = False
@@ -128,7 +128,7 @@ class FleetReferee:
 
     @property
     def _calm(self) -> bool:
-        return self.world.true >= self._troubled_until
+        return self.world.mono >= self._troubled_until  # whatever is under way stands still while the machines sleep
 
     def rests(self, caller: Caller) -> bool:
         """Tell whether a process may have learned from others that a renewal is not due."""
