@@ -19,7 +19,7 @@ from baas_auth_plugins._seal import Seal
 from baas_auth_plugins._token import Instant
 
 from .gateway import Gateway, Key, Reply
-from .ledger import Book, Endpoint, Known
+from .ledger import INEXACT, Book, Endpoint, Known
 from .world import Moment, World
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ _TROUBLED = 150.0  # seconds for which a fault of the cache is felt: no flight l
 _GIVEN_UP = 20.0  # seconds after which nobody waits any more for a leader that is gone
 _TOLD = 3.0  # seconds after which what one process knows is in the cache
 _POLLED = 2.5  # seconds after which whoever waits has looked again, and acted on it
-_INEXACT = 0.1  # seconds: what is told of spans of time by way of a cache
 _NEWER = 1.0  # seconds by which a token must live longer than another to be worth having
 _ATTEMPTS = 4
 
@@ -177,11 +176,11 @@ class FleetReferee:
             if isinstance(other.effect, TokenRequest) and other is not caller and other.notes["flight"][0] == key
         ]
         self.check("at most one token request is in flight per key in the fleet", not others, (caller.name, others))
-        blocked = max(self.world.mono + _INEXACT, self._forgiven) < self.endpoint.blocked_until
+        blocked = max(self.world.mono + INEXACT, self._forgiven) < self.endpoint.blocked_until
         self.check("no process sends a token request while another's Retry-After runs", not blocked, caller.name)
         now, book = self.world.neutral, self._book(key)
         if book.refusal is not None and book.refusal.sure:
-            self.check("no process tries what another was refused", not book.refusal.holds(now, -_INEXACT), caller.name)
+            self.check("no process tries what another was refused", not book.refusal.holds(now, -INEXACT), caller.name)
         owed = caller.notes.pop("owed", None)
         if self.world.true > self._vanished + _GIVEN_UP:  # else whoever failed may not be whom they waited for
             self.check("processes that wait share the failure", owed is None or owed != self._ended, caller.name)
@@ -199,13 +198,13 @@ class FleetReferee:
         if known.rejected:
             brake = book.brake if book.brake is not None and book.brake.sure else None
             if early and brake is not None and not known.dropped and caller.asked_true > book.brake_on + _TOLD:
-                braked = brake.holds(now, -_INEXACT)
+                braked = brake.holds(now, -INEXACT)
                 self.check("401-driven mints obey the brake of the fleet", not braked, caller.name)
             return
         self.check("one mint per fleet", not early, f"{caller.name}: {known}")
         for pause in (book.pause, book.spacing):
             if pause is not None and pause.sure:
-                self.check("a fleet renews as seldom as one process", not pause.holds(now, -_INEXACT), caller.name)
+                self.check("a fleet renews as seldom as one process", not pause.holds(now, -INEXACT), caller.name)
 
     def arrival(self) -> None:
         """A token request has reached the gateway."""

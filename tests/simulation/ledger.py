@@ -12,13 +12,14 @@ from typing import Any
 from .gateway import Reply
 from .world import EPSILON, Moment
 
-__all__ = ["EDGE", "Book", "Endpoint", "Known", "Pause"]
+__all__ = ["EDGE", "INEXACT", "Book", "Endpoint", "Known", "Pause"]
 
 FRESH, STALE, CRITICAL, DEAD, EDGE = "fresh", "stale", "critical", "dead", "on the edge"
 
 _COOL_DOWN = (5, 10, 20, 30)
 _REFUSAL = _BRAKE = (5, 10, 20, 40, 60)
 _FORGOTTEN_AFTER = 60
+INEXACT = 0.1  # seconds: what is told of spans of time by way of a cache
 _SPARE = 1  # a leader that was given up may have counted a request that it never sent
 
 
@@ -66,16 +67,21 @@ class Known:
         critical = min(60, self.life / 10, stale / 2)
         return stale, critical, min(5, self.life / 60, critical / 2)
 
+    @property
+    def slack(self) -> float:
+        """Seconds by which the process may take it for older than it is: a cache counts in whole milliseconds."""
+        return INEXACT if self.adopted else EPSILON
+
     def age(self, now: Moment, leeway: float) -> str:
         """Return its state, or that it is too near a threshold to argue."""
         left, margins = self.left(now), self.margins(leeway)
-        if any(abs(left - margin) < EPSILON for margin in margins):
+        if any(abs(left - margin) < self.slack for margin in margins):
             return EDGE
         return (FRESH, STALE, CRITICAL, DEAD)[sum(left < margin for margin in margins)]
 
     def lives(self, now: Moment, leeway: float) -> bool:
         """Tell whether it is certainly not dead."""
-        return self.left(now) > self.margins(leeway)[2] + EPSILON
+        return self.left(now) > self.margins(leeway)[2] + self.slack
 
 
 @dataclass
