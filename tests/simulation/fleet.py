@@ -90,7 +90,7 @@ class FleetReferee:
         self.failed_true = _NEVER
         self._known: dict[str, Known] = {}
         self._troubled_until = self._vanished = self._worked = self._told = _NEVER
-        self._blocked = self._forgiven = _NEVER
+        self._blocked = self._forgiven = self._lied = _NEVER
         self._ended = 0
         self._works = False
         self._flights = {"": 0}
@@ -123,6 +123,7 @@ class FleetReferee:
 
     def lied(self) -> None:
         """What is said of the time that things have lain in the cache is wrong."""
+        self._lied = self.world.true
         self.doubtful.update(self.minted)
 
     @property
@@ -152,8 +153,10 @@ class FleetReferee:
         return any(book.refusal is not None and self.world.neutral.since(book.refusal.since) < 62 for book in books)
 
     def fails(self) -> bool:
-        """Tell whether a flight is about to tell of its failure."""
-        return self.world.true < self._told + _POLLED or any("failing" in caller.notes for caller in self.active())
+        """Tell whether a flight is about to tell of its failure, or one of long ago may pass for new."""
+        if self.world.true < max(self._told + _POLLED, self._lied + _TROUBLED):
+            return True
+        return any("failing" in caller.notes for caller in self.active())
 
     def limits(self, now: Moment) -> bool:
         """Tell whether a caller may find that no token request can be sent just now."""
