@@ -71,7 +71,7 @@ def test_a_seed_replays_exactly(seed: int) -> None:
     assert traces[0] == traces[1]
 
 
-@pytest.mark.parametrize("seed", [2546, 4024, 9418])
+@pytest.mark.parametrize("seed", [2546, 4024, 8911, 9418, 17019])
 def test_a_seed_that_failed_holds(seed: int) -> None:
     """What the simulation once took for a fault, and was none, breaks no invariant."""
     simulate(seed)

@@ -251,7 +251,9 @@ class FleetReferee:
         self._worked = self._told = self.failed_true = self.world.true
         began = caller.notes.pop("began", self.world.true)
         told = caller.outcome == "failed" or caller.waits_for_cache
-        self._book(key).failed(since, refusal=refusal, sure=sure and told and self._calm, blurs=blurs)
+        book = self._book(key)
+        book.fade(since)
+        book.failed(since, refusal=refusal, sure=sure and told and self._calm, blurs=blurs)
         trying = any("failing" in other.notes or isinstance(other.effect, TokenRequest) for other in self.active())
         if told and not trying and (attempts >= _ATTEMPTS or refusal) and self.world.true - began > 1:
             for other in self.active():

@@ -184,6 +184,13 @@ class Book:
             self.refusals, self.failures = 0, self.failures + 1
         self.blurred |= blurs
 
+    def fade(self, now: Moment) -> None:
+        """Take note that a fleet forgets how often it failed a minute after the pause, but who failed does not."""
+        lasting = any(
+            pause is not None and pause.holds(now, _FORGOTTEN_AFTER - 1) for pause in (self.pause, self.refusal)
+        )
+        self.blurred |= self.failures + self.refusals > 0 and not lasting
+
     def vault_failed(self, now: Moment) -> None:
         """Take note that a flight may have failed before it sent anything."""
         self.failed(now, refusal=False, sure=False, blurs=True)
