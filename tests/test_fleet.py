@@ -278,6 +278,18 @@ def test_hosts_whose_clocks_differ_widely(spread: float, join: Join, sandbox: Sa
     assert sandbox.count("token") <= 2
 
 
+@pytest.mark.parametrize("ahead", [-30, 30])
+def test_replacement_by_a_host_whose_clock_differs(ahead: float, join: Join, sandbox: Sandbox) -> None:
+    """What another host minted after a rejection is younger than what was rejected, whatever their wall clocks say."""
+    members = [join(), join(ahead=ahead)]
+    for minter, other in (members, members[::-1]):
+        assert at_once(members, "call") == [200] * 2
+        before = sandbox.count("token")
+        sandbox.revoke_all()
+        assert [minter.do("call"), other.do("call")] == [200] * 2
+        assert sandbox.count("token") == before + 1
+
+
 def test_one_process_many_auth_objects(join: Join, server: RedisServer, sandbox: Sandbox) -> None:
     """Threads of a process share its flight in a fleet, too: with one auth object each, over one cache."""
     sandbox.inject(Fault("delay", delay=0.3))
