@@ -130,6 +130,11 @@ class FleetReferee:
     def _calm(self) -> bool:
         return self.world.mono >= self._troubled_until  # whatever is under way stands still while the machines sleep
 
+    @property
+    def _doubts(self) -> bool:
+        """Whether what others have told may be believed for longer than it holds."""
+        return self.world.true < self._lied + _TROUBLED
+
     def rests(self, caller: Caller) -> bool:
         """Tell whether a process may have learned from others that a renewal is not due."""
         now, true = self.world.neutral, self.world.true
@@ -154,7 +159,7 @@ class FleetReferee:
 
     def fails(self) -> bool:
         """Tell whether a flight is about to tell of its failure, or one of long ago may pass for new."""
-        if self.world.true < max(self._told + _POLLED, self._lied + _TROUBLED):
+        if self._doubts or self.world.true < self._told + _POLLED:
             return True
         return any("failing" in caller.notes for caller in self.active())
 
@@ -162,7 +167,7 @@ class FleetReferee:
         """Tell whether a caller may find that no token request can be sent just now."""
         in_flight = sum(isinstance(caller.effect, TokenRequest) for caller in self.active())
         uncertain = self.limit[0] // 2 if self.limit else 0  # whoever is gone after counting may have sent or not
-        return self.endpoint.limits(now, in_flight, uncertain)
+        return self._doubts or self.endpoint.limits(now, in_flight, uncertain)
 
     # Token requests.
 
