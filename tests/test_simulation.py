@@ -71,7 +71,7 @@ def test_a_seed_replays_exactly(seed: int) -> None:
     assert traces[0] == traces[1]
 
 
-@pytest.mark.parametrize("seed", [1595, 1668, 2546, 2711, 4024, 6661, 8911, 9418, 17019, 19742])
+@pytest.mark.parametrize("seed", [1595, 1668, 2546, 2711, 4024, 6661, 8911, 9418, 17019, 19742, 20057])
 def test_a_seed_that_failed_holds(seed: int) -> None:
     """A seed that once broke an invariant, rightly or not, breaks none."""
     simulate(seed)

@@ -90,7 +90,7 @@ class FleetReferee:
         self.failed_true = _NEVER
         self._known: dict[str, Known] = {}
         self._troubled_until = self._vanished = self._worked = self._told = _NEVER
-        self._blocked = self._forgiven = self._lied = _NEVER
+        self._blocked = self._forgiven = self._lied = self._unbraked = _NEVER
         self._ended = 0
         self._works = False
         self._flights = {"": 0}
@@ -148,7 +148,8 @@ class FleetReferee:
     def brakes(self, caller: Caller) -> bool:
         """Tell whether a process may have learned from others that another token is no use."""
         book = self._book(self.key_of(caller.served))
-        if not self._calm or self.minted[caller.served.access_token].suspect:
+        unbraked = self.world.true < self._unbraked + _POLLED
+        if unbraked or not self._calm or self.minted[caller.served.access_token].suspect:
             return True
         return book.brake is not None and book.brake.holds(self.world.neutral, _POLLED)
 
@@ -282,6 +283,8 @@ class FleetReferee:
                 book.brake_on = self.world.true
             known.dropped |= not held and caller.sends == 1
         elif caller.minted is caller.served:
+            if book.brake is not None:
+                self._unbraked = self.world.true  # which others have yet to hear of
             book.accepted(known)
 
     def vault_failed(self) -> None:
