@@ -11,7 +11,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn, Self
 
@@ -75,6 +75,10 @@ class Token:
     def age(self, now: Instant) -> float:
         """Return the seconds since the token was asked for, by whichever clock says more."""
         return now.since(Instant(self.issued_at, self.monotonic))
+
+    def as_told(self, now: Instant) -> Self:
+        """Return the token as other hosts, whose wall clocks may differ, are to know it: as old by the monotonic clock."""
+        return replace(self, monotonic=now.monotonic - self.age(now))
 
     def remaining(self, now: Instant) -> float:
         """Return the seconds of life left at `now`."""

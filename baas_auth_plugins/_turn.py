@@ -169,16 +169,24 @@ class Turn:
 
     def tell_token(self, token: Token, *, landed: bool) -> Generator[Effect, Any, None]:
         """Give the lead back, with the token that was minted, unless somebody here has a newer one."""
-        tell, undo = partial(self._with_token, token) if landed else self.give_back, partial(_aged, token)
+        tell, undo = partial(self._with_token, token) if landed else self.give_back, partial(self._with_age, token)
         told, _ = yield from self._fleet.change(tell, until=self._until, undo=undo)
         if told is None:
             self._end_some_time(tell, undo)
 
     def _with_token(self, token: Token, record: Record) -> Record | None:
-        kept = record.token
+        now, kept = self._fleet.clock(), record.token
+        token = token.as_told(now)
         if record.leader != self.id and kept is not None and kept.monotonic > token.monotonic:
             return None
-        return self._known.tell_token(self.give_back(record) or record, token, self._fleet.clock())
+        return self._known.tell_token(self.give_back(record) or record, token, now)
+
+    def _with_age(self, token: Token, record: Record) -> Record | None:
+        """Return the record with the age that its token has now: to write it took longer than anybody waited."""
+        kept = record.token
+        if kept is None or kept.access_token != token.access_token:
+            return None
+        return record._replace(token=token.as_told(self._fleet.clock()))
 
     def tell_failure(self, error: TokenEndpointError) -> Generator[Effect, Any, None]:
         """Give the lead back, with what went wrong."""
@@ -208,9 +216,3 @@ class Turn:
     def give_back(self, record: Record) -> Record | None:
         """Return the record without this flight's lead; None if it does not lead."""
         return record._replace(leader="", lease=0.0) if record.leader == self.id else None
-
-
-def _aged(token: Token, record: Record) -> Record | None:
-    """Return the record with the age that its token has now: to write it took longer than anybody waited."""
-    kept = record.token
-    return record._replace(token=token) if kept is not None and kept.access_token == token.access_token else None

@@ -8,6 +8,7 @@ from simulation.runner import main, run_seeds
 from simulation.simulate import Figures, simulate
 
 SEEDS = range(1000)
+REGRESSIONS = [1595, 1668, 2546, 2711, 4024, 6661, 8911, 9418, 17019, 19742, 20057, 28138, 28992, 34744]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_a_seed_replays_exactly(seed: int) -> None:
     assert traces[0] == traces[1]
 
 
-@pytest.mark.parametrize("seed", [1595, 1668, 2546, 2711, 4024, 6661, 8911, 9418, 17019, 19742, 20057])
+@pytest.mark.parametrize("seed", REGRESSIONS)
 def test_a_seed_that_failed_holds(seed: int) -> None:
     """A seed that once broke an invariant, rightly or not, breaks none."""
     simulate(seed)
