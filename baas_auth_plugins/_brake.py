@@ -51,7 +51,7 @@ class Brake:
     def note_rejected_replay(self, token: Token, now: Instant) -> None:
         """Take note that this token, which replaced a rejected one, is rejected as well."""
         self.note_rejection(token, now)
-        if token is not self._braked_for:
+        if token is not self._braked_for and token.age(now) < _FORGETS:  # an older one has served its time elsewhere
             self._put_on(token, now)
 
     def _put_on(self, token: Token, now: Instant) -> None:

@@ -70,8 +70,11 @@ class TokenRequest(NamedTuple):
         return f"TokenRequest(timeout={self.timeout})"
 
     def presentable(self, error: Exception) -> Exception | None:
-        """Return the error for an exception's chain, or None where its text would show a token in the query."""
-        return None if "?" in self.url else error
+        """Return the error for an exception's chain without the request; None where its text would show a token in the query."""
+        if "?" in self.url:
+            return None
+        error.request = None  # type: ignore[attr-defined]  # requests' and httpx's errors hold it, and it the credentials
+        return error
 
 
 class TokenResponse(NamedTuple):

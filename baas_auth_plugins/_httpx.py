@@ -120,14 +120,14 @@ class HttpxFace(_Auth):
                 if isinstance(effect, Send):
                     steps.result = response = yield effect.request
                 elif isinstance(effect, TokenRequest):
-                    sent = outgoing(request, effect)
+                    sent, before = outgoing(request, effect), _cancellations()
                     steps.result = await aanswer((yield sent), effect)
                 elif isinstance(effect, Release):
                     await response.aread()
                 else:
                     steps.result = await aperform(effect)
             except GeneratorExit:
-                _close(steps.flow, sent, lost=not _cancelled())
+                _close(steps.flow, sent, lost=sent is not None and not _cancelled(before))
                 raise
             except BaseException as raised:
                 steps.error = raised
@@ -171,12 +171,20 @@ def _close(flow: Generator[Any, Any, None], sent: Any, *, lost: bool) -> None:
     flow.close()
 
 
-def _cancelled() -> bool:
+def _cancelled(before: int) -> bool:
     """Tell whether the current task is being cancelled, rather than seeing a send fail."""
     if in_trio():
         return bool(sys.modules["trio"].current_effective_deadline() == -math.inf)
-    task = sys.modules["asyncio"].current_task()
-    return task is not None and task.cancelling() > 0
+    return _cancellations() > before
+
+
+def _cancellations() -> int:
+    """Return how often asyncio was told to cancel the current task, which may have gone on all the same."""
+    try:
+        task = sys.modules["asyncio"].current_task()
+    except (KeyError, RuntimeError):
+        return 0
+    return task.cancelling() if task is not None else 0
 
 
 def _is_replayable(stream: Any) -> bool:

@@ -77,12 +77,15 @@ class Known:
 
     def tell_token(self, record: Record, token: Token, now: Instant) -> Record:
         """Return the record with a token that was minted here."""
-        told = record._replace(token=token, issued_at=token.issued_at, failed="", failure=None, refused=False)
+        told = record._replace(
+            token=token, issued_at=token.issued_at, lost=False, failed="", failure=None, refused=False
+        )
         return self.brake.tell(self.cooldown.tell(told, now), now)
 
     def tell_failure(self, record: Record, flight: str, error: TokenEndpointError, now: Instant) -> Record:
         """Return the record with what a flight of this process ran into."""
-        return self.cooldown.tell(record._replace(failed=flight, failure=error, refused=is_refusal(error)), now)
+        told = record._replace(lost=False, failed=flight, failure=error, refused=is_refusal(error))
+        return self.cooldown.tell(told, now)
 
 
 def is_past(found: Token, dropped: Token, now: Instant) -> bool:

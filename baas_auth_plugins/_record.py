@@ -38,6 +38,7 @@ class Record(NamedTuple):
         on_probation: whether it was minted after a rejection, and not accepted yet.
         leader: the flight under way, or none.
         lease: seconds after which the leader is given up.
+        lost: whether the last flight lost its connection.
         failed: the flight that failed last, if no token came since.
         failure: what it failed with.
         refused: whether the gateway said no, rather than not now.
@@ -53,6 +54,7 @@ class Record(NamedTuple):
     on_probation: bool = False
     leader: str = ""
     lease: float = 0.0
+    lost: bool = False
     failed: str = ""
     failure: TokenEndpointError | None = None
     refused: bool = False

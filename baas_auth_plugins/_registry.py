@@ -1,6 +1,6 @@
 """What everyone in the process shares by key: the sources of tokens, and the rate limiters.
 
-The last thousand of each are kept even while nobody uses them, so that one-off auth objects find
+The last ten thousand of each are kept even while nobody uses them, so that one-off auth objects find
 the token, the pauses and the limits that earlier ones left.
 """
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """One shared thing per key, made when first asked for."""
 
-    def __init__(self, kept: int = 1024) -> None:
+    def __init__(self, kept: int = 10_000) -> None:
         self._kept = kept
         self._recent: dict[Hashable, T] = {}  # the one asked for last is last
         self._in_use: WeakValueDictionary[Hashable, T] = WeakValueDictionary()

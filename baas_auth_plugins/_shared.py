@@ -78,10 +78,11 @@ class SharedCache:
             if self._failures <= failures and self._clock().monotonic - now > _IMPATIENT:
                 self._went_down(TimeoutError(), errand.doing)
             raise
-        self._down_until = 0.0
-        if self._failures and self._failed_at in errand.did:
-            self._failures = 0
-            logger.info("the token cache is back")
+        if self._failures == failures:  # else it failed meanwhile for somebody who began later
+            self._down_until = 0.0
+            if failures and self._failed_at in errand.did:
+                self._failures = 0
+                logger.info("the token cache is back")
         return errand.result
 
     def start(self, operation: Operation, undo: Operation | None = None, *, anyway: bool = False) -> None:

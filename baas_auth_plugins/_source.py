@@ -129,7 +129,7 @@ class TokenSource:
             return
         except ConnectionLostError as error:  # nothing more may be yielded
             self._failed(client, before, started, error)
-            turn.abandon()
+            turn.tell_loss()
             raise
         except TokenEndpointError as error:
             self._failed(client, before, started, error, elsewhere=turn.failed_elsewhere)

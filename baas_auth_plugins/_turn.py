@@ -29,6 +29,7 @@ __all__ = ["NotNowError", "Turn"]
 
 _LEASE = 3.0  # seconds longer than one token request
 _LOOK_AGAIN = (0.05, 0.1, 0.2, 0.4)  # seconds, with jitter
+_ROUNDS = 2  # a cache so slow that the lead lapses meanwhile is of no more help
 _NEWER = 1.0  # seconds by which a token must live longer than ours to be taken for another
 _NEVER = float("-inf")
 
@@ -139,7 +140,9 @@ class Turn:
         if not fleet.shared or self._limiter.delay(now):
             return None
         self._request = fleet.new_id()
-        while not self._over:
+        for _ in range(_ROUNDS):
+            if self._over:
+                break
             if self._leads_until < now + self._client.timeout:
                 found = yield from self.look()
                 if found is not None:
@@ -197,6 +200,19 @@ class Turn:
         if record.leader not in ("", self.id):
             return None
         return self._known.tell_failure(self.give_back(record) or record, self.id, error, self._fleet.clock())
+
+    def tell_loss(self) -> None:
+        """Give the lead back after a connection was lost, and wait for nothing; the second in a row is a failure to all."""
+        self._over = True
+        self._end_some_time(self._with_loss)
+
+    def _with_loss(self, record: Record) -> Record | None:
+        if not record.lost:
+            led = self.give_back(record)
+            return led and led._replace(lost=True)
+        name = self._client.name
+        text = f"{name}: no token, the token endpoint cannot be reached"
+        return self._with_failure(TokenEndpointUnavailableError(text, provider=name), record)
 
     def end(self) -> Generator[Effect, Any, None]:
         """Give the lead back."""

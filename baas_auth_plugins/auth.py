@@ -113,7 +113,8 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
         )
         if session is not None and not hasattr(session, "get_adapter"):
             raise ConfigurationError(f"session must be a requests.Session, not {type(session).__name__}")
-        if cache is not None and not all(callable(getattr(cache, method, None)) for method in ("get", "swap")):
+        has_methods = all(callable(getattr(cache, method, None)) for method in ("get", "swap"))
+        if cache is not None and (isinstance(cache, type) or not has_methods):
             raise ConfigurationError("cache must be a TokenCache, with get and swap")
         self._transport = SessionTransport(session)
         self._grant = Grant(

@@ -157,7 +157,9 @@ def _token(arguments: argparse.Namespace) -> str | None:
     """Return the token on standard input, if there is said to be one; a terminal does not show it."""
     if not arguments.token_stdin:
         return None
-    token = (getpass.getpass("Token: ") if sys.stdin.isatty() else sys.stdin.read()).strip()
+    token = ""
+    if sys.stdin is not None:  # as it is where it was closed
+        token = (getpass.getpass("Token: ") if sys.stdin.isatty() else sys.stdin.read()).strip()
     if not token:
         raise ConfigurationError("--token-stdin: there is no token on standard input")
     return token

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import redis
 from conftest import FakeClock, make
 from redis_servers import LOOPBACK, Member, RedisServer, at_once, pass_time
 
-from baas_auth_plugins import AxiaAuth, MemoryTokenCache, TokenCache
+from baas_auth_plugins import AvistaAuth, AxiaAuth, MemoryTokenCache, TokenCache
 from baas_auth_plugins.cache.redis import RedisTokenCache
 from baas_auth_plugins.sandbox import Fault, Sandbox
 
@@ -252,6 +252,54 @@ def test_backend_of_a_users_own_makes_a_fleet(sandbox: Sandbox, tmp_path: Path) 
             member.kill()
     assert sandbox.count("token") == 1
     assert b"eyJ" not in (tmp_path / "tokens.db").read_bytes()  # which every JWT begins with
+
+
+class SharedMemory(MemoryTokenCache):
+    """A cache that is used as one is that does I/O."""
+
+    blocking: ClassVar[bool] = True
+
+
+def test_slow_backend_costs_time_and_no_token(clock: FakeClock, sandbox: Sandbox) -> None:
+    """With a cache so slow that a lead lapses before it is used, a token is minted all the same."""
+
+    class Slow(SharedMemory):
+        def get(self, key: str) -> Any:
+            clock.advance(1)
+            return super().get(key)
+
+        def swap(self, key: str, old: Any, new: Any, ttl: float) -> bool:
+            clock.advance(1)
+            return super().swap(key, old, new, ttl)
+
+    started = clock.monotonic
+    assert make(AxiaAuth, sandbox, cache=Slow()).get_token()
+    assert clock.monotonic - started < 20
+    assert sandbox.count("token") == 1
+
+
+def test_backend_without_enough_connections_warns_once(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    """An operation that began before another failed, and succeeds, does not say that the cache is back."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class OneConnection(SharedMemory):
+        def get(self, key: str) -> Any:
+            if begun.is_set():
+                raise ConnectionError
+            begun.set()
+            go_on.wait(10)
+            return super().get(key)
+
+    cache = OneConnection()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(make(AvistaAuth, sandbox, cache=cache, headers={"X-Number": "1"}).get_token)
+        begun.wait(10)
+        make(AvistaAuth, sandbox, cache=cache, headers={"X-Number": "2"}).get_token()
+        go_on.set()
+        first.result()
+    make(AvistaAuth, sandbox, cache=cache, headers={"X-Number": "3"}).get_token()
+    assert [record.levelname for record in caplog.records if "the token cache" in record.message] == ["WARNING"]
+    assert sandbox.count("token") == 3
 
 
 def test_memory_keeps_the_latest(clock: FakeClock) -> None:

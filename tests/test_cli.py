@@ -189,6 +189,15 @@ def test_a_mistake_is_one_line_and_a_status(
     assert gateways.requests == []
 
 
+def test_standard_input_that_is_closed(
+    gateways: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No standard input at all is told like one that is empty."""
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["introspect", "--token-stdin"]) == 1
+    assert capfd.readouterr().err == "baas-auth: --token-stdin: there is no token on standard input\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [[], ["dance"], ["check"], ["check", "itau"], ["introspect", "a-token"], ["sandbox", "--port", "65536"]],

@@ -212,6 +212,32 @@ def test_two_lost_connections_end_a_flight(module: ModuleType, backend: str, san
     assert sandbox.count("token") == 2
 
 
+@MODULES
+def test_lost_connections_of_tasks_that_were_cancelled_before(module: ModuleType, sandbox: Sandbox) -> None:
+    """A task that was cancelled, and cleans up with a call, sees a connection lost as any other: two end a flight."""
+    sandbox.inject(Fault("drop", times=-1))
+    auth, url = make(AxiaAuth, sandbox), api_url(AxiaAuth, sandbox)
+
+    async def main() -> list[Any]:
+        async with async_client(module, auth) as client:
+
+            async def work() -> Any:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    return await client.get(url)
+
+            tasks = [asyncio.create_task(work()) for _ in range(10)]
+            await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+    errors = asyncio.run(main())
+    assert sum(isinstance(error, TokenEndpointUnavailableError) for error in errors) == 8
+    assert sandbox.count("token") == 2
+
+
 def test_dead_endpoint_fails_everyone_together(sandbox: Sandbox) -> None:
     """50 callers on a dead token endpoint share one failure: they finish together, not one after the other."""
     sandbox.inject(Fault("status", status=503, times=-1))

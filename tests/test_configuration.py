@@ -75,7 +75,7 @@ MISTAKES: dict[str, list[Any]] = {
     "leeway": [-1, -0.001, None, "300", True, float("nan"), float("inf"), 10**400],
     "timeout": [0, -1, None, "10", True, float("nan"), float("inf"), (3, 10), 10**400],
     "max_wait": [0, -1, None, "60", True, float("nan"), float("inf"), 10**400],
-    "cache": [{}, 7, "memory", object()],
+    "cache": [{}, 7, "memory", object(), MemoryTokenCache],
     "session": [7, "session", httpx.Client, object()],
     "headers": [
         *("X-A: 1", 7, [("X-A", "1")], {"X-A": 1}, {7: "1"}, {"X A": "1"}, {"": "1"}, {"X-A:": "1"}),

@@ -1592,6 +1592,27 @@ def test_gateway_that_is_down_is_asked_by_one(join: Join, sandbox: Sandbox) -> N
     assert sandbox.count("token") == 4
 
 
+def test_lost_connections_of_httpx_are_shared(server: RedisServer, sandbox: Sandbox) -> None:
+    """With httpx, which lets nobody try again, two processes see the token endpoint hang; all others fail with the second."""
+    sandbox.inject(Fault("hang", times=-1))
+    url = api_url(BS2Auth, sandbox)
+
+    def call(auth: OAuth2ClientCredentialsAuth) -> Exception | None:
+        with httpx.Client(auth=auth, verify=NO_TLS) as client:
+            try:
+                client.get(url)
+            except Exception as error:
+                return error
+        return None
+
+    auths = [elsewhere(sandbox, server.port, timeout=0.5) for _ in range(6)]
+    with ThreadPoolExecutor(len(auths)) as pool:
+        errors = list(pool.map(call, auths))
+    assert sum(isinstance(error, httpx.ReadTimeout) for error in errors) == 2
+    assert sum(isinstance(error, TokenEndpointUnavailableError) for error in errors) == 4
+    assert sandbox.count("token") == 2
+
+
 def test_outage_of_the_gateway_is_sat_out_together(
     join: Join, server: RedisServer, sandbox: Sandbox, fleet_clock: FleetClock
 ) -> None:

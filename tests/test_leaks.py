@@ -262,6 +262,17 @@ def test_a_background_renewal_leaves_no_trace(clock: FakeClock, sandbox: Sandbox
             anyio.run(partial(anyio.lowlevel.checkpoint))
 
 
+def test_no_error_leads_to_the_token_request(watch: Watch) -> None:
+    """What HTTP libraries raise holds the request, and that the credentials: not where it is the cause of an error of ours."""
+    for auth_class in (AxiaAuth, AvistaAuth):
+        auth = auth_class("id", SECRET, base_url="http://127.0.0.1:1", cache=watch.cache, max_wait=0.1)
+        for call in (auth.get_token, partial(anyio.run, auth.aget_token)):
+            error = watch.attempt(call)
+            links = [vars(link) for link in chain(error)]
+            assert len(links) > 2
+            assert not any(link.get("request") or link.get("_request") for link in links)
+
+
 # -- when the gateway refuses, and quotes what it was sent
 
 

@@ -555,6 +555,20 @@ def test_revocations_in_a_row_are_all_healed(client: Client, clock: FakeClock, s
     assert sandbox.count("token") == 8
 
 
+def test_replacement_that_has_served_starts_no_brake(clock: FakeClock, sandbox: Sandbox) -> None:
+    """A replay with a token that is a minute old, and was accepted until now, shows that this one is revoked, too: no more."""
+    auth, url = make(AxiaAuth, sandbox), api_url(AxiaAuth, sandbox)
+    with requests.Session() as session:
+        late = session.prepare_request(requests.Request("GET", url, auth=auth))
+        sandbox.revoke_all()
+        assert session.get(url, auth=auth).status_code == 200
+        clock.advance(61)
+        sandbox.revoke_all()
+        assert session.send(late).status_code == 401
+        assert session.get(url, auth=auth).status_code == 200
+    assert sandbox.count("token") == 3
+
+
 def test_rate_limited_rejection_is_returned(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
     """While no token request may be sent, the 401 stands, and is healed as soon as one may."""
     auth = make(BS2Auth, sandbox)

@@ -196,13 +196,16 @@ class Book:
         self.failed(now, refusal=False, sure=False, blurs=True)
 
     def rejected(self, known: Known, now: Moment, *, replay: bool) -> None:
-        """Take note of a 401; brake if the token was freshly minted after another one, or if it answers a replay."""
+        """Take note of a 401; brake if the token was freshly minted after another one, or answers a replay within a minute."""
         if self.rejected_at is None or now.since(self.rejected_at) > _FORGOTTEN_AFTER:
             self._braked, self._probation = 0, None
         self.rejected_at = now
         known.rejected = True
-        if known is self._probation or (replay and known is not self._braked_for):
-            self.brake = Pause(now, _step(_BRAKE, self._braked), sure=not (known.adopted or self._doubted(now)))
+        age = now.since(known.sent)
+        fresh = age < _FORGOTTEN_AFTER
+        if known is self._probation or (replay and fresh and known is not self._braked_for):
+            sure = not (known.adopted or self._doubted(now) or age > _FORGOTTEN_AFTER - known.slack)
+            self.brake = Pause(now, _step(_BRAKE, self._braked), sure=sure)
             self._braked += 1
             self._braked_for, self._probation = known, None
 
