@@ -215,6 +215,11 @@ class _Watch:
         extract_cookies_to_jar(replay._cookies, request, response.raw)  # type: ignore[arg-type]  # as HTTPDigestAuth does
         replay.prepare_cookies(replay._cookies)
         replay.headers["Authorization"] = f"Bearer {replacement.token.access_token}"
+        watch = _Watch(replacement.token, False, self.grant, self.origins, self.transport)  # should it be sent again
+        replay.hooks = {
+            **replay.hooks,
+            "response": [watch if hook is self else hook for hook in replay.hooks["response"]],
+        }
         answer: requests.Response = response.connection.send(replay, **kwargs)
         answer.history.append(response)
         answer.request = replay

@@ -146,8 +146,8 @@ class Token:
             raise refuse("no access_token")
         if not _B64TOKEN.fullmatch(access_token):
             raise refuse("an access_token with characters that RFC 6750 does not allow")
-        token_type = payload.get("token_type") or "Bearer"
-        if not isinstance(token_type, str) or token_type.lower() != "bearer":
+        token_type = payload.get("token_type")
+        if token_type is not None and (not isinstance(token_type, str) or token_type.lower() != "bearer"):
             raise refuse("a token_type that is not Bearer")
         expires_in = _lifetime(payload.get("expires_in", default_expires_in), default_expires_in)
         if expires_in is None:

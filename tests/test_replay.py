@@ -691,6 +691,20 @@ def test_prepared_request_can_be_sent_again(sandbox: Sandbox) -> None:
     assert len(prepared.hooks["response"]) == 1
 
 
+def test_replay_can_be_sent_again(sandbox: Sandbox) -> None:
+    """The request that a replay was is healed like any other, should it be sent once more."""
+    auth, url = make(AxiaAuth, sandbox), api_url(AxiaAuth, sandbox)
+    auth.get_token()
+    with requests.Session() as session:
+        sandbox.revoke_all()
+        answer = session.get(url, auth=auth)
+        for _ in range(2):
+            sandbox.revoke_all()
+            answer = session.send(answer.request)
+            assert answer.status_code == 200
+    assert sandbox.count("token") == 4
+
+
 def test_preparing_again_does_not_pile_up_hooks(sandbox: Sandbox) -> None:
     """One request authenticated many times, or copied, watches its response once; the original stays as it was."""
     auth, calls = make(AxiaAuth, sandbox), []

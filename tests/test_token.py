@@ -139,7 +139,7 @@ def test_missing_token_type_is_bearer() -> None:
     assert parse(access_token="abc").token_type == "Bearer"
 
 
-@pytest.mark.parametrize("token_type", ["mac", "DPoP", "Bearer ", 1, ["Bearer"]], ids=repr)
+@pytest.mark.parametrize("token_type", ["mac", "DPoP", "Bearer ", "", 1, 0, ["Bearer"], []], ids=repr)
 def test_other_token_types_are_refused(token_type: object) -> None:
     """A token that is not Bearer would be sent in the wrong way."""
     with pytest.raises(InvalidTokenResponseError, match="token_type"):
