@@ -48,7 +48,7 @@ def run(options: Options) -> list[Table]:
                 seconds = _start(gateway, processes, where)
                 count = gateway.stats().token_requests
                 middle, last = statistics.median(seconds) * 1e3, max(seconds) * 1e3
-                rows.append(Row(f"{label}: {processes} processes", (count, middle, last)))
+                rows.append(Row(f"{label}: {processes} process{'es' * (processes > 1)}", (count, middle, last)))
                 if where is not None:
                     bars.append(Bar(f"{processes} cold processes: token requests", count, 1, 0))
     return [
