@@ -17,7 +17,7 @@ from requests.cookies import extract_cookies_to_jar
 from requests.exceptions import UnrewindableBodyError
 from requests.utils import rewind_body
 from urllib3.exceptions import HTTPError
-from urllib3.util import Timeout
+from urllib3.util import Retry, Timeout
 
 from ._drive import perform, run
 from ._flow import MAX_RESPONSE_BYTES, Effect, NetworkError, Release, TokenRequest, TokenResponse
@@ -62,8 +62,8 @@ _private = _Private()
 class SessionTransport:
     """Sends token requests over a `requests.Session`: with its proxies, CA, client certificate and adapters.
 
-    The adapter is called directly. So no redirect is followed, no `.netrc` is read, no hook is run,
-    and the session's cookies, headers and auth stay out of it and as they are.
+    The adapter is called directly. So no redirect is followed, no `.netrc` is read, no hook is run, nothing
+    is retried, and the session's cookies, headers and auth stay out of it and as they are.
 
     Args:
         session: the caller's, or None for a private one, which the whole process shares.
@@ -88,13 +88,22 @@ class SessionTransport:
         until = time.monotonic() + request.timeout
         try:
             settings = session.merge_environment_settings(request.url, {}, True, None, None)
-            adapter = session.get_adapter(request.url)
-            with adapter.send(prepared, timeout=Timeout(total=request.timeout), **settings) as response:  # type: ignore[arg-type]  # requests takes urllib3's Timeout
+            adapter = _once(session.get_adapter(request.url))
+            with adapter.send(prepared, timeout=Timeout(total=request.timeout), **settings) as response:
                 return TokenResponse.of(response.status_code, response.headers, _read(response, until))
         except InvalidTokenResponseError:  # which is a RequestException, too
             raise
         except (requests.RequestException, HTTPError, OSError) as error:
             raise NetworkError.of(error) from request.presentable(error)
+
+
+def _once(adapter: Any) -> Any:
+    """Return an adapter that sends each request once, whatever this one repeats: that is for the flow, which counts."""
+    if not hasattr(adapter, "max_retries"):
+        return adapter
+    twin = object.__new__(type(adapter))  # copying an adapter would give it connections of its own
+    vars(twin).update(vars(adapter), max_retries=Retry(0, read=False))
+    return twin
 
 
 def _read(response: requests.Response, until: float) -> bytes:

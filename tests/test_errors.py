@@ -19,6 +19,8 @@ import pytest
 import requests
 import responses
 from conftest import CLIENTS, SECRET, Auth, Client, FakeClock, api_url, make, sent_tokens
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 import baas_auth_plugins
 from baas_auth_plugins import (
@@ -300,6 +302,31 @@ def test_network_errors_are_given_up_by_requests(clock: FakeClock, sandbox: Sand
     assert (caught.value.status_code, caught.value.provider) == (None, "axia")
     assert isinstance(caught.value.__cause__, requests.ConnectionError)
     assert [record.kind for record in sandbox.requests] == ["token"] * 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "sent"),
+    [
+        (Fault("status", status=503, times=-1), TokenEndpointUnavailableError, 4),
+        (Fault("drop", times=-1), TokenEndpointUnavailableError, 4),
+        (Fault("status", status=401, times=-1), InvalidClientError, 1),
+        (Fault("status", status=429, retry_after=100, times=-1), RateLimitError, 1),
+    ],
+    ids=["503", "drop", "401", "429"],
+)
+def test_sessions_own_retries_stay_out_of_it(
+    fault: Fault, kind: type[TokenEndpointError], sent: int, clock: FakeClock, sandbox: Sandbox
+) -> None:
+    """A session that repeats API calls by itself repeats no token request: the limits count each; and it stays as it is."""
+    sandbox.inject(fault)
+    retries = Retry(5, status_forcelist=[401, 429, 503], allowed_methods=None, backoff_factor=0.01)
+    with requests.Session() as session:
+        session.mount("http://", HTTPAdapter(max_retries=retries))
+        with pytest.raises(kind) as caught:
+            make(AxiaAuth, sandbox, session=session).get_token()
+        assert caught.value.status_code == fault.status
+        assert session.get_adapter("http://x").max_retries is retries
+    assert sandbox.count("token") == sent
 
 
 @pytest.mark.parametrize("client", HTTPX, ids=lambda client: client.name)
