@@ -66,7 +66,9 @@ class Turn:
         self._until = deadline if urgent else None
         self._failed_before: str | None = None  # which flight had failed last when this one began to wait
         self._leads_until = _NEVER
-        self._over = False
+        self._over = (
+            False  # leads no more: the caller is gone, or the cache was down, and what was asked of it may come late
+        )
         self._request = ""
 
     def look(self) -> Generator[Effect, Any, Token | None]:
@@ -82,7 +84,7 @@ class Turn:
             asked = fleet.clock().monotonic
             record, leads = yield from fleet.change(self._take_lead, until=self._until, undo=self.give_back)
             if record is None:
-                self._over = True  # from here on without the cache
+                self._over = True
                 return None
             if fleet.shared:  # else nothing is in it but what was learnt here
                 with locked():
@@ -93,7 +95,7 @@ class Turn:
             if record.token is not None and self._wants(record.token):
                 self.found = record
                 return record.token
-            if not fleet.shared:
+            if not fleet.shared or (self._over and not fleet.is_elsewhere(record.leader)):
                 return None
             if record.failure is not None and self._shares_failure(record):
                 self.failed_elsewhere = True
@@ -141,8 +143,6 @@ class Turn:
             return None
         self._request = fleet.new_id()
         for _ in range(_ROUNDS):
-            if self._over:
-                break
             if self._leads_until < now + self._client.timeout:
                 found = yield from self.look()
                 if found is not None:
@@ -152,7 +152,7 @@ class Turn:
             if limits is None or not counted:
                 self._limiter.block(limits.wait(fleet.limit) if limits else 0.0, now)
                 return None
-            if self._leads_until >= now + self._client.timeout:
+            if self._over or self._leads_until >= now + self._client.timeout:
                 return None  # and nothing comes between this and the request
         return None
 

@@ -302,6 +302,35 @@ def test_backend_without_enough_connections_warns_once(sandbox: Sandbox, caplog:
     assert sandbox.count("token") == 3
 
 
+def test_backend_that_is_back_is_asked_before_the_next_attempt(
+    clock: FakeClock, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller who found the cache down looks there again before it tries again, and takes what came meanwhile."""
+    kept, down = MemoryTokenCache(), True
+
+    class Failing(SharedMemory):
+        def get(self, key: str) -> Any:
+            if down:
+                raise ConnectionError
+            return kept.get(key)
+
+        def swap(self, key: str, old: Any, new: Any, ttl: float) -> bool:
+            return kept.swap(key, old, new, ttl)
+
+    others: list[str] = []
+
+    def sleep(seconds: float) -> None:
+        nonlocal down
+        down = False
+        clock.advance(seconds)
+        others.append(make(AxiaAuth, sandbox, cache=Failing()).get_token().access_token)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    sandbox.inject(Fault("status", status=429, retry_after=20))
+    assert [make(AxiaAuth, sandbox, cache=Failing()).get_token().access_token] == others
+    assert sandbox.count("token") == 2
+
+
 def test_memory_keeps_the_latest(clock: FakeClock) -> None:
     """The cache in memory holds so many values at most, and drops the one that was not used for longest."""
     cache = MemoryTokenCache(maxsize=2)
