@@ -37,12 +37,11 @@ def step(schedule: tuple[float, ...], times: int) -> float:
     return schedule[min(times, len(schedule) - 1)]
 
 
-def is_refusal(error: Exception | None) -> bool:
+def is_refusal(error: Exception) -> bool:
     """Tell whether the gateway said no, rather than not now: a 4xx but 429, or a scope not granted."""
-    if isinstance(error, InvalidScopeError):
-        return True
-    status = error.status_code if isinstance(error, TokenEndpointError) else None
-    return status is not None and 400 <= status < 500 and not isinstance(error, RateLimitError)
+    if not isinstance(error, TokenEndpointError) or isinstance(error, RateLimitError):
+        return False
+    return isinstance(error, InvalidScopeError) or 400 <= (error.status_code or 0) < 500
 
 
 class Cooldown:

@@ -15,7 +15,7 @@ from ._record import Record
 from ._token import Instant, Token
 from .exceptions import TokenEndpointError
 
-__all__ = ["Known"]
+__all__ = ["Known", "is_past"]
 
 _SAME_MOMENT = 0.1  # seconds: what is told of a token's age by way of a cache is not exact
 
