@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, NoReturn, Self
 
 from .exceptions import InvalidTokenResponseError
 
-__all__ = ["Instant", "State", "Token", "digest"]
+__all__ = ["SCOPE_TOKEN", "Instant", "State", "Token", "digest"]
 
 _B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 section 2.1
-_SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")  # RFC 6749 section 3.3
+SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")  # RFC 6749 section 3.3
 
 
 class Instant(NamedTuple):
@@ -160,7 +160,7 @@ class Token:
 @lru_cache(maxsize=256)
 def _scopes(scope: str) -> frozenset[str]:
     """Return the scopes of a list: one and the same set for all tokens that have them."""
-    return frozenset(_SCOPE_TOKEN.findall(scope))
+    return frozenset(SCOPE_TOKEN.findall(scope))
 
 
 def _lifetime(value: object, default: float) -> float | None:

@@ -22,7 +22,7 @@ from ._httpx_wire import aclient_transport
 from ._origin import AllowedOrigins, parse_origin
 from ._provider import Provider
 from ._requests import RequestsFace, SessionTransport, spawn
-from ._token import Token
+from ._token import SCOPE_TOKEN, Token
 from .cache import MemoryTokenCache, TokenCache
 from .exceptions import ConfigurationError
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["OAuth2ClientCredentialsAuth"]
 
 _PROCESS_CACHE = MemoryTokenCache()
-_SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _LONGEST = 1e9
 _MADE_ANEW = ("_fresh", "_grant", "_origins", "_transport")
@@ -229,7 +228,7 @@ def _scope(provider: Provider, value: object) -> str | None:
             raise ConfigurationError("scope must be a str, or an iterable of str") from None
         if isinstance(value, set | frozenset):
             scopes = sorted(scopes, key=str)
-    if not all(isinstance(scope, str) and _SCOPE.fullmatch(scope) for scope in scopes):
+    if not all(isinstance(scope, str) and SCOPE_TOKEN.fullmatch(scope) for scope in scopes):
         raise ConfigurationError(
             "scope has an entry that is no scope (RFC 6749 section 3.3): printable ASCII, no spaces"
         )
