@@ -104,7 +104,7 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
             client_id=credential("client_id", client_id, in_basic=sends_basic(provider)),
             base_url=origin_text,
             scope=_scope(provider, scope),
-            leeway=_seconds("leeway", leeway, at_least=0),
+            leeway=_seconds("leeway", leeway, may_be_zero=True),
             timeout=_seconds("timeout", timeout),
             max_wait=_seconds("max_wait", max_wait),
             headers=_headers(headers),
@@ -239,11 +239,11 @@ def _scope(provider: Provider, value: object) -> str | None:
     return " ".join(scopes) or None
 
 
-def _seconds(parameter: str, value: object, at_least: float | None = None) -> float:
+def _seconds(parameter: str, value: object, *, may_be_zero: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LONGEST:
         raise ConfigurationError(f"{parameter} must be a finite number of seconds")
-    if value < 0 or (at_least is None and value == 0):
-        raise ConfigurationError(f"{parameter} must be {'0 or more' if at_least == 0 else 'more than 0'} seconds")
+    if value < 0 or (value == 0 and not may_be_zero):
+        raise ConfigurationError(f"{parameter} must be {'0 or more' if may_be_zero else 'more than 0'} seconds")
     return float(value)
 
 
