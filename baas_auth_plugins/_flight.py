@@ -185,7 +185,7 @@ class SingleFlight:
             flight.done, flight.error = True, error and error.own_copy()
             waiters = list(flight.waiters)
         for waiter in waiters:
-            _wake(waiter)
+            waiter.wake()
 
     def _hand_over(self, flight: Flight) -> None:
         """Let the longest waiting caller lead; without any, the flight is over."""
@@ -198,7 +198,7 @@ class SingleFlight:
                 waiter.promoted = True
                 flight.heir, flight.leader = waiter, 0
                 flight.lease = self._clock().monotonic + _LOOK_AGAIN
-                if _wake(waiter):
+                if waiter.wake():
                     return
             if self._flight is flight:
                 self._flight = None
@@ -228,12 +228,3 @@ def _bound(effect: Effect) -> float:
         case Call() | Join():
             return effect.timeout
     return math.inf
-
-
-def _wake(waiter: Waiter) -> bool:
-    """Wake a waiter; False if its event loop is closed."""
-    try:
-        waiter.wake()
-    except RuntimeError:
-        return False
-    return True

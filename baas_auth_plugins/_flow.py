@@ -137,10 +137,15 @@ class Waiter:
         self.notify: Callable[[], object] | None = None
         self.woken = self.promoted = False
 
-    def wake(self) -> None:
+    def wake(self) -> bool:
+        """Wake whoever waits; False if its event loop is closed."""
         self.woken = True
-        if self.notify is not None:
-            self.notify()
+        try:
+            if self.notify is not None:
+                self.notify()
+        except RuntimeError:
+            return False
+        return True
 
 
 class Join(NamedTuple):

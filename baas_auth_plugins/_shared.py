@@ -161,8 +161,7 @@ class _Errand:
             self.error = error
         self._is_over = True
         if self.waiter is not None and not self.is_abandoned:
-            with suppress(RuntimeError):  # its event loop is closed
-                self.waiter.wake()
+            self.waiter.wake()
         if self.is_abandoned:
             self._take_back()
 
