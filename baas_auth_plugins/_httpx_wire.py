@@ -72,23 +72,22 @@ class _OneShotBody(_Bytes):
         yield self._take()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Once(self._take)
+        return _Once(self._take())
 
 
 class _Once:
     """Iterates over one thing; no async generator, which trio would warn of where a cancelled send leaves it half used."""
 
-    def __init__(self, take: Callable[[], bytes]) -> None:
-        self._take: Callable[[], bytes] | None = take
+    def __init__(self, thing: bytes) -> None:
+        self._left = [thing]
 
     def __aiter__(self) -> _Once:
         return self
 
     async def __anext__(self) -> bytes:
-        take, self._take = self._take, None
-        if take is None:
+        if not self._left:
             raise StopAsyncIteration
-        return take()
+        return self._left.pop()
 
 
 def outgoing(like: Any, effect: TokenRequest) -> Any:
