@@ -146,11 +146,12 @@ class _Body:
     """A token response's body as it comes in: from the right origin, and only so long and so late."""
 
     def __init__(self, response: Any, effect: TokenRequest) -> None:
+        content = _content(response)
         self._response = response
         self._effect = effect
         self._until = time.monotonic() + effect.timeout
-        self._raw = bytearray()
-        self.stream = response.stream
+        self._raw = bytearray(content or b"")
+        self.stream = response.stream if content is None else _Bytes(b"")
         # What httpx will find, should this go wrong: it reads the response before it sends again.
         response.stream = _Bytes(b"")
 
@@ -180,11 +181,8 @@ def _reading(response: Any, effect: TokenRequest) -> Iterator[_Body]:
 
 
 def answer(response: Any, effect: TokenRequest) -> TokenResponse:
+    """Read the answer to a token request, and close it."""
     with _reading(response, effect) as body:
-        if (content := _content(response)) is not None:
-            body.check_origin()
-            body.feed(content)
-            return body.whole()
         try:
             body.check_origin()
             for chunk in body.stream:
@@ -195,11 +193,8 @@ def answer(response: Any, effect: TokenRequest) -> TokenResponse:
 
 
 async def aanswer(response: Any, effect: TokenRequest) -> TokenResponse:
+    """Do as `answer`."""
     with _reading(response, effect) as body:
-        if (content := _content(response)) is not None:
-            body.check_origin()
-            body.feed(content)
-            return body.whole()
         try:
             body.check_origin()
             async for chunk in body.stream:
