@@ -105,11 +105,7 @@ def client_transport(client: Any) -> Callable[[TokenRequest], TokenResponse]:
     def send(effect: TokenRequest) -> TokenResponse:
         request = outgoing(client.build_request("POST", effect.url), effect)
         with _network_errors(effect):
-            response = client.send(request, stream=True, auth=None, follow_redirects=False)
-            try:
-                return answer(response, effect)
-            finally:
-                response.close()
+            return answer(client.send(request, stream=True, auth=None, follow_redirects=False), effect)
 
     return send
 
@@ -120,11 +116,7 @@ def aclient_transport(client: Any) -> Callable[[TokenRequest], Awaitable[TokenRe
     async def send(effect: TokenRequest) -> TokenResponse:
         request = outgoing(client.build_request("POST", effect.url), effect)
         with _network_errors(effect):
-            response = await client.send(request, stream=True, auth=None, follow_redirects=False)
-            try:
-                return await aanswer(response, effect)
-            finally:
-                await response.aclose()
+            return await aanswer(await client.send(request, stream=True, auth=None, follow_redirects=False), effect)
 
     return send
 
