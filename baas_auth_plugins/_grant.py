@@ -158,9 +158,7 @@ class Grant:
         deadline = rejected_at.monotonic + self.client.max_wait
         source, replaying, dropped = self._source, replayable, False
         if source is not None:
-            if source.is_shared:
-                yield Release()
-                yield from source.refresh(self.client, token, deadline)
+            yield from source.refresh(self.client, token, deadline)
             replaying, dropped = source.reject(self.client, token, replayable=replayable)
             yield from source.tell_brake()
         if replaying or dropped:

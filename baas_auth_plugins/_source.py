@@ -20,7 +20,7 @@ from typing import Any
 from ._client import Client, logger
 from ._fleet import Fleet
 from ._flight import FULL, ONCE, SingleFlight
-from ._flow import Clock, ConnectionLostError, Effect, OutOfTimeError
+from ._flow import Clock, ConnectionLostError, Effect, OutOfTimeError, Release
 from ._fork import locked
 from ._known import Known, is_past
 from ._limiter import RateLimiter
@@ -53,11 +53,6 @@ class TokenSource:
         self._clock = clock
         self._flights = SingleFlight(provider, clock)
         self._looks = SingleFlight(provider, clock) if fleet.shared else self._flights
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether other processes use this cache, too."""
-        return self._fleet.shared
 
     def acquire(
         self, client: Client, mint: Mint, deadline: float, renew_in_background: Callable[[], None] | None
@@ -237,7 +232,10 @@ class TokenSource:
 
     def refresh(self, client: Client, token: Token, deadline: float) -> Generator[Effect, Any, None]:
         """After a 401 to `token`, see first what other processes know: perhaps they have another."""
-        if self._fleet.shared and self.known.token is token:
+        if not self._fleet.shared:
+            return
+        yield Release()
+        if self.known.token is token:
             with locked():
                 self.known.brake.note_moment(self._clock())
             with suppress(TokenEndpointError):  # it took too long
