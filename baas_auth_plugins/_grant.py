@@ -115,9 +115,7 @@ class Grant:
         """
         renew = partial(self._renew_in_background, headers) if background and self._spawn else None
         deadline = now().monotonic + self.client.max_wait if deadline is None else deadline
-        source, secret = self._source, None
-        if source is None:
-            source, secret = yield from self._resolve(deadline)
+        source, secret = yield from self._resolve(deadline)
         fallback: Token | None = None
         moved = False
         for _ in range(_MAX_ROTATIONS):
@@ -156,14 +154,13 @@ class Grant:
         """
         rejected_at = now()
         deadline = rejected_at.monotonic + self.client.max_wait
-        source, replaying, dropped = self._source, replayable, False
-        if source is not None:
-            yield from source.refresh(self.client, token, deadline)
-            replaying, dropped = source.reject(self.client, token, replayable=replayable)
-            yield from source.tell_brake()
+        source, _ = yield from self._resolve(deadline)
+        yield from source.refresh(self.client, token, deadline)
+        replaying, dropped = source.reject(self.client, token, replayable=replayable)
+        yield from source.tell_brake()
         if replaying or dropped:
             yield Release()
-        if source is not None and dropped:
+        if dropped:
             yield from source.forget(token, deadline if replaying else None)
         if not replaying:
             return None
@@ -173,18 +170,19 @@ class Grant:
 
     def accepted(self, token: Token) -> Generator[Effect, Any, None]:
         """Take note that the API accepted a token from the very caller that had it minted."""
-        if self._source is not None:
-            self._source.accepted(token)
-            yield from self._source.tell_brake()
+        source, _ = yield from self._resolve()
+        source.accepted(token)
+        yield from source.tell_brake()
 
     def replayed(self, replacement: Replacement, status_code: int) -> Generator[Effect, Any, None]:
         """Take note of what the API answered to the replay."""
         token = replacement.token
         duration = now().since(replacement.rejected_at)
         self.client.tell("RequestReplayed", token, lambda: {"duration": duration, "status_code": status_code})
-        if self._source is not None and status_code == HTTPStatus.UNAUTHORIZED:
-            self._source.replay_rejected(token)
-            yield from self._source.tell_brake()
+        if status_code == HTTPStatus.UNAUTHORIZED:
+            source, _ = yield from self._resolve()
+            source.replay_rejected(token)
+            yield from source.tell_brake()
         elif replacement.own:
             yield from self.accepted(token)
 
