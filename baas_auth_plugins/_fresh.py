@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
+from ._known import Known
 from ._origin import Origin, is_default_port, text_of
 from ._token import Token
 
 __all__ = ["Fresh"]
-
-
-class Source(Protocol):
-    """Where the token comes from: what it holds no longer is not fresh."""
-
-    token: Token | None
 
 
 class Fresh:
@@ -29,21 +24,21 @@ class Fresh:
     Attributes:
         header: what to send.
         hook: what watches the response, once requests has had this token.
+        known: what this process knows of the token: once it holds another, this one is not fresh.
         monotonic: the token is fresh until then on the monotonic clock.
         port: of the origin, as httpx tells it.
         prefix: what each URL of the origin begins with.
         raw_host: of the origin, as httpx tells it.
         scheme: of the origin.
-        source: where the token is from.
         token: the token.
         wall: the token is fresh until then on the wall clock.
     """
 
-    __slots__ = ("header", "hook", "monotonic", "port", "prefix", "raw_host", "scheme", "source", "token", "wall")
+    __slots__ = ("header", "hook", "known", "monotonic", "port", "prefix", "raw_host", "scheme", "token", "wall")
 
-    def __init__(self, token: Token, source: Source, leeway: float, origin: Origin) -> None:
+    def __init__(self, token: Token, known: Known, leeway: float, origin: Origin) -> None:
         self.token = token
-        self.source = source
+        self.known = known
         self.wall, self.monotonic = token.fresh_until(leeway)
         self.header = f"Bearer {token.access_token}"
         self.hook: Callable[..., Any] | None = None

@@ -86,12 +86,12 @@ class Grant:
         """Whether nobody waits for a renewal while a token lives."""
         return self._spawn is not None
 
-    def fresh(self, token: Token, home: Origin, known: Fresh | None) -> Fresh | None:
-        """Return what spares the next requests the long way to this token; what is known already, if it does."""
-        source, client = self._source, self.client
-        if source is None or (known is not None and known.token is token and known.source is source.known):
-            return known
-        return Fresh(token, source.known, client.leeway, home)
+    def fresh(self, token: Token, home: Origin, before: Fresh | None) -> Fresh | None:
+        """Return what spares the next requests the long way to this token; what did so before, if it still does."""
+        source = self._source
+        if source is None or (before is not None and before.token is token and before.known is source.known):
+            return before
+        return Fresh(token, source.known, self.client.leeway, home)
 
     def acquire(
         self,

@@ -62,7 +62,7 @@ class HttpxFace(_Auth):
         response: Any = None
         if (
             fresh is not None
-            and fresh.source.token is fresh.token
+            and fresh.known.token is fresh.token
             and time.time() < fresh.wall
             and time.monotonic() < fresh.monotonic
             and (url := request.url).raw_host == fresh.raw_host
@@ -101,7 +101,7 @@ class HttpxFace(_Auth):
         response: Any = None
         if (
             fresh is not None
-            and fresh.source.token is fresh.token
+            and fresh.known.token is fresh.token
             and time.time() < fresh.wall
             and time.monotonic() < fresh.monotonic
             and (url := request.url).raw_host == fresh.raw_host

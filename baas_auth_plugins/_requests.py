@@ -144,7 +144,7 @@ class RequestsFace(requests.auth.AuthBase):
         if (
             fresh is not None
             and fresh.hook is not None
-            and fresh.source.token is fresh.token
+            and fresh.known.token is fresh.token
             and time.time() < fresh.wall
             and time.monotonic() < fresh.monotonic
         ):
