@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ._client_auth import basic_authorization, prepare
 from ._flow import TokenRequest, TokenResponse
 from ._provider import Provider
-from ._response import error_from, read_json
+from ._response import read_json
 from ._token import Instant, State, Token, digest
 from .exceptions import InvalidScopeError, InvalidTokenResponseError, RateLimitError
 
@@ -126,10 +126,8 @@ class Client(NamedTuple):
         Raises:
             TokenEndpointError: it holds none, or one that cannot be used.
         """
-        if not 200 <= response.status_code < 300:
-            raise error_from(response, self.name, now(), secret, basic_authorization(self.client_id, secret)[6:])
+        payload = read_json(response, self.name, now(), secret, basic_authorization(self.client_id, secret)[6:])
         assigned = self.provider.scope == "assigned"
-        payload = read_json(response, self.name)
         token = Token.from_response(
             payload,
             sent,

@@ -35,12 +35,21 @@ _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))")
 _ERROR_CODE = re.compile(r"[A-Za-z_]{1,40}|[A-Za-z]{0,8}[-_]?\d{1,6}")
 
 
-def read_json(response: TokenResponse, provider: str) -> dict[str, Any]:
-    """Return the body as a JSON object.
+def read_json(response: TokenResponse, provider: str, now: Instant, *secrets: str) -> dict[str, Any]:
+    """Return the body of a 2xx answer as a JSON object.
+
+    Args:
+        response: the answer.
+        provider: the provider's name.
+        now: for a Retry-After that is a date.
+        secrets: what must not appear in the error, should the gateway echo it.
 
     Raises:
         InvalidTokenResponseError: it is anything else.
+        TokenEndpointError: the answer is no 2xx; which of its subclasses, `error_from` tells.
     """
+    if not 200 <= response.status_code < 300:
+        raise error_from(response, provider, now, *secrets)
     payload = _json(response)
     if payload is None:
         raise InvalidTokenResponseError(
@@ -62,13 +71,8 @@ def _json(response: TokenResponse) -> dict[str, Any] | None:
 def error_from(response: TokenResponse, provider: str, now: Instant, *secrets: str) -> TokenEndpointError:
     """Return the error that a non-2xx answer of an OAuth endpoint means (RFC 6749 section 5.2).
 
-    The HTTP status decides; the gateways' own codes disagree with each other and are kept as data.
-
-    Args:
-        response: the answer.
-        provider: the provider's name.
-        now: for a Retry-After that is a date.
-        secrets: what must not appear in the error, should the gateway echo it.
+    The HTTP status decides; the gateways' own codes disagree with each other and are kept as data. Arguments as
+    for `read_json`.
     """
     payload = _json(response) or {}
     status = response.status_code

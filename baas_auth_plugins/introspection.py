@@ -18,7 +18,7 @@ from ._flow import Effect, TokenRequest, TokenResponse
 from ._httpx_wire import aclient_transport, client_transport
 from ._logs import hidden_from_logs
 from ._requests import SessionTransport
-from ._response import blank, error_from, read_json
+from ._response import blank, read_json
 from ._token import Instant, Token
 from .auth import OAuth2ClientCredentialsAuth
 from .exceptions import ConfigurationError, InvalidTokenResponseError
@@ -166,9 +166,7 @@ def _value(token: object) -> str:
 def _read_introspection(
     provider: str, secrets: tuple[str, ...], response: TokenResponse, now: Instant
 ) -> Introspection:
-    if not 200 <= response.status_code < 300:
-        raise error_from(response, provider, now, *secrets)
-    payload = read_json(response, provider)
+    payload = read_json(response, provider, now, *secrets)
     active = payload.get("active")
     if not isinstance(active, bool):
         raise InvalidTokenResponseError(f"{provider}: the introspection does not say `active`", provider=provider)
@@ -186,9 +184,7 @@ def _read_introspection(
 def _read_revocation(provider: str, secrets: tuple[str, ...], response: TokenResponse, now: Instant) -> Revocation:
     if response.status_code == HTTPStatus.NOT_FOUND:
         return Revocation("Token not found or already revoked")
-    if not 200 <= response.status_code < 300:
-        raise error_from(response, provider, now, *secrets)
-    payload = read_json(response, provider)
+    payload = read_json(response, provider, now, *secrets)
     token_id = _text(payload, "token_id")
     return Revocation(
         status=blank(_text(payload, "status"), secrets) or "",

@@ -288,7 +288,7 @@ def test_refusal_is_told_at_once(
 def test_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     """Only a JSON object can be a token response, and the error does not show what came instead."""
     with pytest.raises(InvalidTokenResponseError, match="no JSON object") as caught:
-        read_json(TokenResponse(200, {}, body), "axia")
+        read_json(TokenResponse(200, {}, body), "axia", Instant(0, 0))
     assert (caught.value.provider, caught.value.status_code) == ("axia", 200)
     assert "html" not in str(caught.value)
 
