@@ -274,29 +274,22 @@ class Grant:
         return _sources.get((id(self.cache), key), make)
 
     def _mint(
-        self,
-        source: TokenSource,
-        secret: str | None,
-        headers: Headers,
-        minted: list[Token],
-        retry: bool,
-        deadline: float,
-        turn: Turn,
+        self, source: TokenSource, secret: str | None, headers: Headers, minted: list[Token], turn: Turn
     ) -> Generator[Effect, Any, Token]:
         client = self.client
         if secret is None:
-            secret = yield from self._read_secret(deadline)
+            secret = yield from self._read_secret(turn.deadline)
         self._check_rotation(source, secret)
         try:
             token: Token = yield from self._exchange(source.limiter, turn).run(
                 client.token_request(secret, headers),
                 partial(client.read_token, secret, now),
-                deadline=deadline,
-                retry=retry,
+                deadline=turn.deadline,
+                retry=turn.urgent,
             )
         except InvalidClientError:
             if callable(self.secret):
-                self._check_rotation(source, (yield from self._read_secret(deadline)))
+                self._check_rotation(source, (yield from self._read_secret(turn.deadline)))
             raise
         if turn.found is None:
             minted.append(token)

@@ -31,8 +31,8 @@ from .exceptions import BaaSAuthError, ConfigurationError, TokenEndpointError
 
 __all__ = ["Mint", "TokenSource"]
 
-Mint = Callable[[bool, float, Turn], Generator[Effect, Any, Token]]
-"""Makes the flow that mints: whether it may retry, until when on the monotonic clock, and in whose turn."""
+Mint = Callable[[Turn], Generator[Effect, Any, Token]]
+"""Makes the flow that mints in a turn."""
 
 _AFTER_A_LOOK = (0.25, 0.75)  # seconds: how soon to look again what another process is doing
 
@@ -108,16 +108,15 @@ class TokenSource:
         return token
 
     def _renew(
-        self, client: Client, mint: Mint, seen: Token | None, effort: int, deadline: float
+        self, client: Client, mint: Mint, before: Token | None, effort: int, deadline: float
     ) -> Generator[Effect, Any, None]:
         """The leader's work: take what another process minted, or mint."""
-        before = self.known.token
-        if before is not seen:
+        if self.known.token is not before:
             return  # somebody was quicker: look again
         started = self._clock()
         turn = Turn(self._fleet, self.known, self.limiter, client, urgent=effort == FULL, deadline=deadline)
         try:
-            token = (yield from turn.look()) or (yield from mint(effort == FULL, deadline, turn))
+            token = (yield from turn.look()) or (yield from mint(turn))
         except NotNowError:
             with locked():
                 self.known.cooldown.rest(random.uniform(*_AFTER_A_LOOK), self._clock())  # noqa: S311  # jitter
@@ -142,7 +141,7 @@ class TokenSource:
         except BaseException:
             turn.abandon()
             raise
-        rest = min(30.0, token.expires_in / 10) if effort == ONCE else 0.0
+        rest = 0.0 if turn.urgent else min(30.0, token.expires_in / 10)
         with locked():
             landed = self.known.landed(token, turn.found, rest, self._clock())
         if turn.found is None:

@@ -56,13 +56,13 @@ class Turn:
         self.id = fleet.new_id() if fleet.shared else ""
         self.found: Record | None = None
         self.failed_elsewhere = False
+        self.urgent = urgent
+        self.deadline = deadline
         self._fleet = fleet
         self._known = known
         self._before = known.token
         self._limiter = limiter
         self._client = client
-        self._urgent = urgent
-        self._deadline = deadline
         self._until = deadline if urgent else None
         self._failed_before: str | None = None  # which flight had failed last when this one began to wait
         self._leads_until = _NEVER
@@ -100,11 +100,11 @@ class Turn:
             if record.failure is not None and self._shares_failure(record):
                 self.failed_elsewhere = True
                 raise record.failure.own_copy()
-            if not self._urgent:
+            if not self.urgent:
                 raise NotNowError
             if self._failed_before is None:
                 self._failed_before = record.failed
-            left = self._deadline - fleet.clock().monotonic
+            left = self.deadline - fleet.clock().monotonic
             if left <= 0:
                 name = self._client.name
                 text = f"{name}: no token, none came within max_wait"
@@ -115,7 +115,7 @@ class Turn:
     def _take_lead(self, record: Record) -> Record | None:
         if self._over or not self._fleet.shared or (record.token is not None and self._wants(record.token)):
             return None
-        if self._shares_failure(record) or (record.pause and not self._urgent):
+        if self._shares_failure(record) or (record.pause and not self.urgent):
             return None
         if self._fleet.is_elsewhere(record.leader):
             return None
@@ -132,7 +132,7 @@ class Turn:
         state = found.state(now, self._client.leeway)
         if state is State.DEAD or self._known.is_past(found, now):
             return False
-        if before is None or self._urgent:
+        if before is None or self.urgent:
             return True
         return found.remaining(now) > before.remaining(now) + _NEWER and (self._fleet.shared or state is State.FRESH)
 

@@ -162,14 +162,14 @@ class SourceMachine(RuleBasedStateMachine):
 
     # How flows are driven.
 
-    def _mint(self, client: Client, retry: bool, deadline: float, turn: Turn) -> Generator[Any, Any, Token]:
+    def _mint(self, client: Client, turn: Turn) -> Generator[Any, Any, Token]:
         clock = lambda: self.now  # noqa: E731
         return (
             yield from Exchange("bs2", clock, self.source.limiter, lambda _error: None, client.timeout, turn).run(
                 client.token_request("secret", {}),
                 partial(client.read_token, "secret", clock),
-                deadline=deadline,
-                retry=retry,
+                deadline=turn.deadline,
+                retry=turn.urgent,
             )
         )
 
