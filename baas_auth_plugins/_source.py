@@ -125,14 +125,12 @@ class TokenSource:
             self._failed(client, before, started, error)
             turn.tell_loss()
             raise
-        except TokenEndpointError as error:
+        except _TOLD as error:
             self._failed(client, before, started, error, elsewhere=turn.failed_elsewhere)
             yield from turn.tell_failure(error)
             raise
         except (BaaSAuthError, OutOfTimeError) as error:
-            if isinstance(error, ConfigurationError):
-                self._failed(client, before, started, error)
-            elif isinstance(error, BaaSAuthError):  # the secret has changed: who found out renews with the new one
+            if isinstance(error, BaaSAuthError):  # the secret has changed: who found out renews with the new one
                 with locked():
                     self.known.cooldown.clear()
                     self.known.cooldown.rest(client.timeout, self._clock())

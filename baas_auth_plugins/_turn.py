@@ -23,7 +23,7 @@ from ._known import Known
 from ._limiter import RateLimiter
 from ._record import Limits, Record
 from ._token import State, Token
-from .exceptions import TokenEndpointError, TokenEndpointUnavailableError
+from .exceptions import BaaSAuthError, TokenEndpointError, TokenEndpointUnavailableError
 
 __all__ = ["NotNowError", "Turn"]
 
@@ -191,10 +191,11 @@ class Turn:
             return None
         return record._replace(token=token.as_told(self._fleet.clock()))
 
-    def tell_failure(self, error: TokenEndpointError) -> Generator[Effect, Any, None]:
-        """Give the lead back, with what went wrong."""
+    def tell_failure(self, error: BaaSAuthError) -> Generator[Effect, Any, None]:
+        """Give the lead back, with what went wrong, unless it is this process's own affair."""
         if not self.failed_elsewhere:
-            yield from self._fleet.change(partial(self._with_failure, error))
+            shared = partial(self._with_failure, error) if isinstance(error, TokenEndpointError) else self.give_back
+            yield from self._fleet.change(shared)
 
     def _with_failure(self, error: TokenEndpointError, record: Record) -> Record | None:
         if record.leader not in ("", self.id):
