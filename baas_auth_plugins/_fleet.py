@@ -71,75 +71,58 @@ class Fleet:
 
     def change(
         self,
-        decide: Callable[[Record], Record | None],
+        kind: type[R],
+        decide: Callable[[R], R | None],
         *,
         until: float | None = None,
-        undo: Callable[[Record], Record | None] | None = None,
-    ) -> Generator[Effect, Any, tuple[Record | None, bool]]:
-        """Replace the record by what `decide` makes of it; it may be asked again, if somebody else was quicker.
+        undo: Callable[[R], R | None] | None = None,
+    ) -> Generator[Effect, Any, tuple[R | None, bool]]:
+        """Replace what is known by what `decide` makes of it; it may be asked again, if somebody else was quicker.
 
         Args:
-            decide: returns the new record, or None to leave it.
+            kind: of the token, its `Record`; of its client, the `Limits`.
+            decide: returns what to put in its place, or None to leave it.
             until: where there is no token to serve meanwhile, when the caller's patience ends on the monotonic clock.
             undo: takes the change back, should it be made after it was given up.
 
         Returns:
-            The record as it is now, or None while the cache is down; and whether it was replaced.
+            What is known now, or None while the cache is down; and whether it was replaced.
         """
-        return (yield from self._change(Record, self._key, decide, until, undo))
-
-    def look(self, *, until: float | None = None) -> Generator[Effect, Any, Record | None]:
-        """Return the record, or None while the cache is down."""
-        return (yield from self.change(lambda _: None, until=until))[0]
-
-    def look_at_limits(self, *, until: float | None = None) -> Generator[Effect, Any, Limits | None]:
-        """Return the client's limits, or None while the cache is down."""
-        return (yield from self.change_limits(lambda _: None, until=until))[0]
-
-    def change_limits(
-        self, decide: Callable[[Limits], Limits | None], *, until: float | None = None
-    ) -> Generator[Effect, Any, tuple[Limits | None, bool]]:
-        """Do as `change`, with the client's limits."""
-        return (yield from self._change(Limits, self._limits_key, decide, until, None))
-
-    def change_some_time(
-        self, decide: Callable[[Record], Record | None], undo: Callable[[Record], Record | None] | None = None
-    ) -> None:
-        """Do as `change`, without waiting for it, and even where the cache is passed over."""
-        if self.shared:
-            self._cache.start(
-                lambda cache: self._swap(cache, Record, self._key, decide),
-                undo and (lambda cache: self._swap(cache, Record, self._key, undo)),
-                anyway=True,
-            )
-
-    def change_limits_some_time(self, decide: Callable[[Limits], Limits | None]) -> None:
-        """Do as `change_limits`, without waiting for it."""
-        if self.shared:
-            self._cache.start(lambda cache: self._swap(cache, Limits, self._limits_key, decide))
-
-    def _change(
-        self,
-        kind: type[R],
-        key: str,
-        decide: Callable[[R], R | None],
-        until: float | None,
-        undo: Callable[[R], R | None] | None,
-    ) -> Generator[Effect, Any, tuple[R | None, bool]]:
         patience = _PATIENCE
         if until is not None:  # and there is more to do in that time
             patience = min(max(patience, (until - self.clock().monotonic) / 4), _PATIENCE_WITHOUT_TOKEN)
         try:
             changed: tuple[R, bool] = yield from self._cache.use(
-                lambda cache: self._swap(cache, kind, key, decide),
+                lambda cache: self._swap(cache, kind, decide),
                 patience,
-                undo and (lambda cache: self._swap(cache, kind, key, undo)),
+                undo and (lambda cache: self._swap(cache, kind, undo)),
             )
         except CacheDownError:
             return None, False
         return changed
 
-    def _swap(self, cache: TokenCache, kind: type[R], key: str, decide: Callable[[R], R | None]) -> tuple[R, bool]:
+    def look(self, kind: type[R], *, until: float | None = None) -> Generator[Effect, Any, R | None]:
+        """Return what is known, or None while the cache is down."""
+        return (yield from self.change(kind, lambda _: None, until=until))[0]
+
+    def change_some_time(
+        self,
+        kind: type[R],
+        decide: Callable[[R], R | None],
+        undo: Callable[[R], R | None] | None = None,
+        *,
+        anyway: bool = False,
+    ) -> None:
+        """Do as `change`, without waiting for it; if `anyway`, even where the cache is passed over."""
+        if self.shared:
+            self._cache.start(
+                lambda cache: self._swap(cache, kind, decide),
+                undo and (lambda cache: self._swap(cache, kind, undo)),
+                anyway=anyway,
+            )
+
+    def _swap(self, cache: TokenCache, kind: type[R], decide: Callable[[R], R | None]) -> tuple[R, bool]:
+        key = self._key if kind is Record else self._limits_key
         for _ in range(_TRIES):
             value, ttl = cache.get(key) or (None, 0.0)
             known = open_record(kind, self._seal, key, value, ttl, self.clock())

@@ -24,7 +24,7 @@ from ._flow import Clock, ConnectionLostError, Effect, OutOfTimeError, Release
 from ._fork import locked
 from ._known import Known, is_past
 from ._limiter import RateLimiter
-from ._record import Record
+from ._record import Limits, Record
 from ._token import Instant, State, Token, digest
 from ._turn import NotNowError, Turn
 from .exceptions import BaaSAuthError, ConfigurationError, TokenEndpointError
@@ -225,7 +225,7 @@ class TokenSource:
         brake = self.known.brake
         if brake.is_news and self._fleet.shared:
             brake.is_news = False
-            yield from self._fleet.change(lambda record: brake.tell(record, self._clock()))
+            yield from self._fleet.change(Record, lambda record: brake.tell(record, self._clock()))
 
     def refresh(self, client: Client, token: Token, deadline: float) -> Generator[Effect, Any, None]:
         """After a 401 to `token`, see first what other processes know: perhaps they have another."""
@@ -239,8 +239,8 @@ class TokenSource:
                 yield from self._looks.run(partial(self._look, client, token, deadline), ONCE, deadline)
 
     def _look(self, client: Client, token: Token, until: float) -> Generator[Effect, Any, None]:
-        record = yield from self._fleet.look(until=until)
-        limits = yield from self._fleet.look_at_limits(until=until)
+        record = yield from self._fleet.look(Record, until=until)
+        limits = yield from self._fleet.look(Limits, until=until)
         if limits is not None:
             self.limiter.block(limits.wait(self._fleet.limit), self._clock().monotonic)
         if record is None:
@@ -259,7 +259,7 @@ class TokenSource:
         if dropped is not None:
             with locked():
                 self.known.drop(dropped)
-            yield from self._fleet.change(partial(self._tell_dropped, dropped), until=until)
+            yield from self._fleet.change(Record, partial(self._tell_dropped, dropped), until=until)
 
     def _tell_dropped(self, token: Token, record: Record) -> Record | None:
         kept = record.token
@@ -269,5 +269,5 @@ class TokenSource:
 
     def cached(self) -> Generator[Effect, Any, Token | None]:
         """Return what the cache holds."""
-        record = yield from self._fleet.look()
+        record = yield from self._fleet.look(Record)
         return record.token if record else None

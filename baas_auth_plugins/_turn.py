@@ -82,7 +82,7 @@ class Turn:
         fleet, pauses = self._fleet, iter(_LOOK_AGAIN)
         while True:
             asked = fleet.clock().monotonic
-            record, leads = yield from fleet.change(self._take_lead, until=self._until, undo=self.give_back)
+            record, leads = yield from fleet.change(Record, self._take_lead, until=self._until, undo=self.give_back)
             if record is None:
                 self._over = True
                 return None
@@ -147,7 +147,7 @@ class Turn:
                 found = yield from self.look()
                 if found is not None:
                     return found
-            limits, counted = yield from fleet.change_limits(self._count, until=self._until)
+            limits, counted = yield from fleet.change(Limits, self._count, until=self._until)
             now = fleet.clock().monotonic
             if limits is None or not counted:
                 self._limiter.block(limits.wait(fleet.limit) if limits else 0.0, now)
@@ -163,17 +163,17 @@ class Turn:
         """After a token request, whatever came of it: count it from now on, instead of from when it was sent."""
         fleet, request = self._fleet, self._request
         if fleet.limit:
-            fleet.change_limits_some_time(lambda limits: limits.counting(request, fleet.limit))
+            fleet.change_some_time(Limits, lambda limits: limits.counting(request, fleet.limit))
 
     def blocked(self, seconds: float) -> Generator[Effect, Any, None]:
         """After a token request: tell the fleet of a Retry-After."""
         if self._fleet.shared:
-            yield from self._fleet.change_limits(lambda limits: limits.blocking(seconds))
+            yield from self._fleet.change(Limits, lambda limits: limits.blocking(seconds))
 
     def tell_token(self, token: Token, *, landed: bool) -> Generator[Effect, Any, None]:
         """Give the lead back, with the token that was minted, unless somebody here has a newer one."""
         tell, undo = partial(self._with_token, token) if landed else self.give_back, partial(self._with_age, token)
-        told, _ = yield from self._fleet.change(tell, until=self._until, undo=undo)
+        told, _ = yield from self._fleet.change(Record, tell, until=self._until, undo=undo)
         if told is None:
             self._end_some_time(tell, undo)
 
@@ -195,7 +195,7 @@ class Turn:
         """Give the lead back, with what went wrong, unless it is this process's own affair."""
         if not self.failed_elsewhere:
             shared = partial(self._with_failure, error) if isinstance(error, TokenEndpointError) else self.give_back
-            yield from self._fleet.change(shared)
+            yield from self._fleet.change(Record, shared)
 
     def _with_failure(self, error: TokenEndpointError, record: Record) -> Record | None:
         if record.leader not in ("", self.id):
@@ -217,7 +217,7 @@ class Turn:
 
     def end(self) -> Generator[Effect, Any, None]:
         """Give the lead back."""
-        yield from self._fleet.change(self.give_back)
+        yield from self._fleet.change(Record, self.give_back)
 
     def abandon(self) -> None:
         """Give the lead back, and wait for nothing: the caller is gone."""
@@ -228,7 +228,7 @@ class Turn:
         self, decide: Callable[[Record], Record | None], undo: Callable[[Record], Record | None] | None = None
     ) -> None:
         if self._leads_until != _NEVER:  # others wait for a lead that this flight took, if it did
-            self._fleet.change_some_time(decide, undo)
+            self._fleet.change_some_time(Record, decide, undo, anyway=True)
 
     def give_back(self, record: Record) -> Record | None:
         """Return the record without this flight's lead; None if it does not lead."""
