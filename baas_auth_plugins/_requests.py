@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import requests
@@ -21,7 +22,7 @@ from urllib3.util import Retry, Timeout
 
 from ._drive import perform, run
 from ._flow import MAX_RESPONSE_BYTES, Effect, NetworkError, Release, TokenRequest, TokenResponse
-from ._fork import on_fork
+from ._fork import process_id
 from ._fresh import Fresh
 from ._grant import Grant
 from ._origin import AllowedOrigins, origin_of_url
@@ -34,29 +35,13 @@ _HEADERS = {"User-Agent": "baas-auth-plugins"}
 _MOST_CONNECTIONS = 256  # kept per gateway; more than that would not fail, but urllib3 would warn of each
 
 
-class _Private:
-    """The session of all who have none. Connections are all that it keeps."""
-
-    def __init__(self) -> None:
-        self._session: requests.Session | None = None
-        on_fork(self)
-
-    def session(self) -> requests.Session:
-        """Return the session, made at first use."""
-        session = self._session
-        if session is None:
-            session = requests.Session()
-            for scheme in ("https://", "http://"):
-                session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=_MOST_CONNECTIONS))
-            self._session = session
-        return session
-
-    def reset_after_fork(self) -> None:
-        """Leave the connections to the parent process."""
-        self._session = None
-
-
-_private = _Private()
+@lru_cache(maxsize=1)
+def _private_session(_process: str) -> requests.Session:
+    """Return the session of all in this process who have none: a child leaves its parent's connections alone."""
+    session = requests.Session()
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=_MOST_CONNECTIONS))
+    return session
 
 
 class SessionTransport:
@@ -82,7 +67,7 @@ class SessionTransport:
 
     def __call__(self, request: TokenRequest) -> TokenResponse:
         """Send one token request; raise `NetworkError` if no answer comes."""
-        session = self.session or _private.session()
+        session = self.session or _private_session(process_id())
         body = request.body or None
         prepared = requests.Request("POST", request.url, headers=dict(request.headers), data=body).prepare()
         until = time.monotonic() + request.timeout

@@ -107,12 +107,13 @@ def test_prefork(sandbox: Sandbox) -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_child_leaves_the_parents_connections_alone(sandbox: Sandbox) -> None:
     """Token requests of a child go over connections of its own, not over those that its parent keeps alive."""
-    from baas_auth_plugins import _requests
+    from baas_auth_plugins._fork import process_id
+    from baas_auth_plugins._requests import _private_session
 
     make(AxiaAuth, sandbox).get_token()
-    parents = _requests._private.session()
-    assert in_child(lambda: _requests._private.session() is not parents)
-    assert _requests._private.session() is parents
+    parents = _private_session(process_id())
+    assert in_child(lambda: _private_session(process_id()) is not parents)
+    assert _private_session(process_id()) is parents
 
 
 def _work(auth: AxiaAuth, url: str) -> None:

@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
-from weakref import WeakSet
 
 from baas_auth_plugins import _fork, _grant, _shared
 from baas_auth_plugins._client import logger as package_logger
@@ -27,7 +26,6 @@ _GLOBALS = (
     (_grant, "_sources"),
     (_grant, "_limiters"),
     (_grant, "_caches"),
-    (_fork, "_resettable"),
     (_fork, "_process_id"),
 )
 
@@ -44,7 +42,7 @@ class Process:
 
     def __post_init__(self) -> None:
         name = f"process {id(self)}"
-        self._globals: tuple[Any, ...] = (Registry(), Registry(), Registry(), WeakSet(), name)
+        self._globals: tuple[Any, ...] = (Registry(), Registry(), Registry(), name)
 
     def enter(self) -> None:
         """Have the production code find this process's globals."""
