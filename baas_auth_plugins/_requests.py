@@ -155,7 +155,7 @@ class RequestsFace(requests.auth.AuthBase):
         grant, minted = self._grant, list[Token]()
         token = run(grant.acquire(r.headers, minted=minted), self._transport)
         r.headers["Authorization"] = f"Bearer {token.access_token}"
-        r.hooks = {event: [hook for hook in hooks if not _is_ours(hook)] for event, hooks in r.hooks.items()}
+        r.hooks = {event: [hook for hook in hooks if not isinstance(hook, _Watch)] for event, hooks in r.hooks.items()}
         own = token in minted
         r.register_hook("response", _Watch(token, own, grant, self._origins, self._transport))
         self._fresh = fresh = grant.fresh(token, self._origins.home, self._fresh)
@@ -219,10 +219,6 @@ class _Watch:
         answer.request = replay
         run(self.grant.replayed(replacement, answer.status_code), self.transport)
         return answer
-
-
-def _is_ours(hook: Any) -> bool:
-    return isinstance(hook, _Watch)
 
 
 def _is_replayable(request: requests.PreparedRequest) -> bool:
