@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator
 from functools import partial
 from http import HTTPStatus
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 from urllib.parse import quote
 
 from ._client import Client, Headers
@@ -130,18 +130,18 @@ class Grant:
                     deadline = min(deadline, now().monotonic + self.client.timeout)
                 source, secret, moved = rotated.successor, None, True
             except TokenEndpointError:
-                if fallback is None or not self._lives(fallback):
-                    raise
-                return fallback
+                if self._lives(fallback):
+                    return fallback
+                raise
             else:
                 if moved:
                     self._source = source  # only now: until then the old token serves
                 return token
-        if fallback is not None and self._lives(fallback):
+        if self._lives(fallback):
             return fallback
         raise ConfigurationError("client_secret: the callable gives another secret at every call")
 
-    def _lives(self, token: Token | None) -> bool:
+    def _lives(self, token: Token | None) -> TypeGuard[Token]:
         return token is not None and token.state(now(), self.client.leeway) is not State.DEAD
 
     def recover(
