@@ -19,7 +19,7 @@ _NEVER = Instant(float("-inf"), float("-inf"))
 
 
 class Brake:
-    """The rejections of one source's tokens. Its methods are called with the lock held."""
+    """The rejections of one source's tokens. What changes them is called with the lock held."""
 
     __slots__ = ("_braked_for", "_is_hearsay", "_on_probation", "_pause", "_rejected_at", "_times", "is_news")
 

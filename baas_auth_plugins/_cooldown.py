@@ -45,7 +45,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 class Cooldown:
-    """The pauses between one source's renewals. Its methods are called with the lock held."""
+    """The pauses between one source's renewals. What changes them is called with the lock held."""
 
     __slots__ = ("_failures", "_pause", "_refusal")
 

@@ -1,6 +1,6 @@
 """What this process knows of one token: the token itself, the pauses after failures, the brake on rejections.
 
-State without flows: each method is called with the lock held, and nothing comes between. The rules:
+State without flows: what changes it is called with the lock held, and nothing comes between. The rules:
 
 - `token` is read without the lock, and only ever replaced.
 - A late success never overwrites a newer token.

@@ -137,7 +137,7 @@ class Request:
 
 
 def requests_flow(face: Face, request: Any) -> Generator[Any, Any, Any]:
-    """Do what `RequestsFace.__call__` and `_on_response` do, step by step."""
+    """Do what `RequestsFace.__call__` and its `_Watch` do, step by step."""
     grant = face._grant
     if not face._origins.admit(origin_of_url(request.url)):
         return (yield Send(request))
