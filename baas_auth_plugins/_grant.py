@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from functools import partial
-from http import HTTPStatus
 from typing import Any, NamedTuple, TypeGuard, TypeVar
 from urllib.parse import quote
 
@@ -179,7 +178,7 @@ class Grant:
         token = replacement.token
         duration = now().since(replacement.rejected_at)
         self.client.tell("RequestReplayed", token, lambda: {"duration": duration, "status_code": status_code})
-        if status_code == HTTPStatus.UNAUTHORIZED:
+        if status_code == 401:
             source, _ = yield from self._resolve()
             source.replay_rejected(token)
             yield from source.tell_brake()

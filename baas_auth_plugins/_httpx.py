@@ -146,7 +146,7 @@ class HttpxFace(_Auth):
             self._fresh = self._grant.fresh(token, self._origins.home, self._fresh)
             response = yield Send(request)
         sent = request_of(response, request)  # after redirects, the last hop: what came before it is not repeated
-        rejected = response.status_code == httpx.codes.UNAUTHORIZED
+        rejected = response.status_code == 401
         if token in minted and not rejected:
             yield from self._grant.accepted(token)
         if (

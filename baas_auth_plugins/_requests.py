@@ -181,7 +181,7 @@ class _Watch:
     def __call__(self, response: requests.Response, **kwargs: Any) -> requests.Response:
         """Return the response, or the answer to a replay with another token."""
         token, request = self.token, response.request
-        rejected = response.status_code == requests.codes.unauthorized
+        rejected = response.status_code == 401
         if self.own and not rejected:
             run(self.grant.accepted(token), self.transport)
         if (

@@ -12,7 +12,6 @@ from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote, unquote_plus
 
@@ -82,15 +81,15 @@ def error_from(response: TokenResponse, provider: str, now: Instant, *secrets: s
     text = blank(description or message, secrets)
     kind: type[TokenEndpointError] = TokenEndpointError
     retry_after = None
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
+    if status == 429:
         kind = RateLimitError
-    elif status == HTTPStatus.UNAUTHORIZED or error == "invalid_client":
+    elif status == 401 or error == "invalid_client":
         kind = InvalidClientError
     elif error == "invalid_scope":
         kind = InvalidScopeError
-    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    elif status >= 500:
         kind = TokenEndpointUnavailableError
-    elif status < HTTPStatus.BAD_REQUEST:
+    elif status < 400:
         kind = InvalidTokenResponseError  # a redirect, which a credential must not follow
     if kind in (RateLimitError, TokenEndpointUnavailableError):
         retry_after = _retry_after(response, payload, now)

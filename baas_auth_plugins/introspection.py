@@ -10,7 +10,6 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from datetime import datetime
-from http import HTTPStatus
 from typing import Any, NamedTuple, TypeVar
 
 from ._drive import arun, run
@@ -182,7 +181,7 @@ def _read_introspection(
 
 
 def _read_revocation(provider: str, secrets: tuple[str, ...], response: TokenResponse, now: Instant) -> Revocation:
-    if response.status_code == HTTPStatus.NOT_FOUND:
+    if response.status_code == 404:
         return Revocation("Token not found or already revoked")
     payload = read_json(response, provider, now, *secrets)
     token_id = _text(payload, "token_id")
