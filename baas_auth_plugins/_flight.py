@@ -23,7 +23,7 @@ from ._flow import Call, Clock, ConnectionLostError, Effect, Join, OutOfTimeErro
 from ._fork import locked, process_id
 from .exceptions import BaaSAuthError, TokenEndpointUnavailableError
 
-__all__ = ["FULL", "ONCE", "SingleFlight"]
+__all__ = ["FULL", "ONCE", "SingleFlight", "no_token"]
 
 ONCE, FULL = 1, 2
 """How hard a flight tries: one attempt, because a usable token remains; or with retries."""
@@ -130,7 +130,7 @@ class SingleFlight:
                     self._live_flight()
             with locked():
                 if not flight.done and self._clock().monotonic >= waiter.deadline:
-                    raise self._unavailable("none came within max_wait")
+                    raise no_token(self._provider, "none came within max_wait")
                 if waiter.promoted:
                     leads = True
                     flight.effort, flight.deadline, flight.heir = effort, waiter.deadline, None
@@ -153,7 +153,7 @@ class SingleFlight:
             if flight.effort == FULL and flight.lost < _MAX_CONNECTIONS_LOST:
                 self._hand_over(flight)
             else:
-                self._land(flight, self._unavailable("the token endpoint cannot be reached"))
+                self._land(flight, no_token(self._provider, "the token endpoint cannot be reached"))
             raise
         except BaaSAuthError as error:
             self._land(flight, error)
@@ -214,8 +214,10 @@ class SingleFlight:
             flight.waiters = {heir: None, **flight.waiters}
             self._hand_over(flight)
 
-    def _unavailable(self, why: str) -> TokenEndpointUnavailableError:
-        return TokenEndpointUnavailableError(f"{self._provider}: no token, {why}", provider=self._provider)
+
+def no_token(provider: str, why: str) -> TokenEndpointUnavailableError:
+    """Return what to tell those who wait for a token in vain."""
+    return TokenEndpointUnavailableError(f"{provider}: no token, {why}", provider=provider)
 
 
 def _bound(effect: Effect) -> float:

@@ -17,13 +17,14 @@ from typing import Any
 
 from ._client import Client
 from ._fleet import Fleet
+from ._flight import no_token
 from ._flow import Effect, OutOfTimeError, Sleep
 from ._fork import locked
 from ._known import Known
 from ._limiter import RateLimiter
 from ._record import Limits, Record
 from ._token import State, Token
-from .exceptions import BaaSAuthError, TokenEndpointError, TokenEndpointUnavailableError
+from .exceptions import BaaSAuthError, TokenEndpointError
 
 __all__ = ["NotNowError", "Turn"]
 
@@ -106,9 +107,7 @@ class Turn:
                 self._failed_before = record.failed
             left = self.deadline - fleet.clock().monotonic
             if left <= 0:
-                name = self._client.name
-                text = f"{name}: no token, none came within max_wait"
-                raise OutOfTimeError(TokenEndpointUnavailableError(text, provider=name))
+                raise OutOfTimeError(no_token(self._client.name, "none came within max_wait"))
             pause = next(pauses, _LOOK_AGAIN[-1])
             yield Sleep(min(left, random.uniform(pause / 2, pause)))  # noqa: S311  # jitter, not cryptography
 
@@ -211,9 +210,7 @@ class Turn:
         if not record.lost:
             led = self.give_back(record)
             return led and led._replace(lost=True)
-        name = self._client.name
-        text = f"{name}: no token, the token endpoint cannot be reached"
-        return self._with_failure(TokenEndpointUnavailableError(text, provider=name), record)
+        return self._with_failure(no_token(self._client.name, "the token endpoint cannot be reached"), record)
 
     def end(self) -> Generator[Effect, Any, None]:
         """Give the lead back."""

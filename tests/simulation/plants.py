@@ -128,7 +128,7 @@ def _anchored_at_the_response(self: Client, secret: Any, now: Any, response: Any
 
 
 def _cancellations_count(self: SingleFlight, flight: Any) -> None:
-    self._land(flight, self._unavailable("its leader was cancelled"))
+    self._land(flight, _flight.no_token(self._provider, "its leader was cancelled"))
 
 
 _own_leave = SingleFlight._hand_over
