@@ -49,6 +49,11 @@ class Turn:
         client: who asks.
         urgent: whether there is no token to serve meanwhile.
         deadline: the caller's patience ends at this time on the monotonic clock.
+
+    Attributes:
+        id: what this flight is called in the cache.
+        found: the record that held the token, where another process minted it.
+        failed_elsewhere: whether what `look` raised is another process's failure, which the cache knows already.
     """
 
     def __init__(
