@@ -72,9 +72,8 @@ class Turn:
         self._until = deadline if urgent else None
         self._failed_before: str | None = None  # which flight had failed last when this one began to wait
         self._leads_until = _NEVER
-        self._over = (
-            False  # leads no more: the caller is gone, or the cache was down, and what was asked of it may come late
-        )
+        # Leads no more: the caller is gone, or the cache was down, and what was asked of it may come late.
+        self._over = False
         self._request = ""
 
     def look(self) -> Generator[Effect, Any, Token | None]:
