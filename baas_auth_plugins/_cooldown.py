@@ -47,7 +47,7 @@ def is_refusal(error: Exception) -> bool:
 class Cooldown:
     """The pauses between one source's renewals. What changes them is called with the lock held."""
 
-    __slots__ = ("_failures", "_pause", "_refusal")
+    __slots__ = ("_failures", "_pause", "_refusal", "_stands")
 
     def __init__(self) -> None:
         self.clear()
@@ -57,6 +57,7 @@ class Cooldown:
         self._failures = 0
         self._pause = NO_PAUSE
         self._refusal: TokenEndpointError | None = None
+        self._stands = NO_PAUSE  # the pause after the refusal, whatever prolongs the other
 
     def left(self, now: Instant) -> float:
         """Return the seconds before a token that lives may be renewed."""
@@ -65,24 +66,21 @@ class Cooldown:
     def verdict(self, now: Instant) -> TokenEndpointError | None:
         """Return the refusal that still stands, for one caller."""
         refusal = self._refusal
-        return refusal.own_copy() if refusal is not None and self._pause.left(now) else None
+        return refusal.own_copy() if refusal is not None and self._stands.left(now) else None
 
     def failed(self, error: Exception, now: Instant) -> None:
         """Take note that no token came."""
         refused = is_refusal(error)
         if refused == (self._refusal is None):  # of the other kind than the last
             self._failures = 0
-        self._pause = Pause(now, step(_AFTER_REFUSAL if refused else _AFTER_FAILURE, self._failures))
+        self._pause = self._stands = Pause(now, step(_AFTER_REFUSAL if refused else _AFTER_FAILURE, self._failures))
         self._failures += 1
         # a copy has no traceback, and so holds no caller's frames
         self._refusal = error.own_copy() if refused and isinstance(error, TokenEndpointError) else None
 
     def rest(self, seconds: float, now: Instant) -> None:
         """Let so many seconds go by at least."""
-        left = self._pause.left(now)
-        if not left:
-            self._refusal = None
-        if left < seconds:
+        if self._pause.left(now) < seconds:
             self._pause = Pause(now, seconds)
 
     def learn(self, record: Record, now: Instant) -> None:
@@ -91,6 +89,7 @@ class Cooldown:
             self._pause = Pause(now, record.pause)
         if record.failure is not None and record.failures >= self._failures:
             self._failures, self._refusal = record.failures, record.failure if record.refused else None
+            self._stands = Pause(now, record.pause)
 
     def tell(self, record: Record, now: Instant) -> Record:
         """Return the record with how things stand here."""
