@@ -170,8 +170,9 @@ class Turn:
 
     def blocked(self, seconds: float) -> Generator[Effect, Any, None]:
         """After a token request: tell the fleet of a Retry-After."""
-        if self._fleet.shared:
-            yield from self._fleet.change(Limits, lambda limits: limits.blocking(seconds))
+        fleet, until = self._fleet, self._fleet.clock().monotonic + seconds
+        if fleet.shared:
+            yield from fleet.change(Limits, lambda limits: limits.blocking(until - fleet.clock().monotonic))
 
     def tell_token(self, token: Token, *, landed: bool) -> Generator[Effect, Any, None]:
         """Give the lead back, with the token that was minted, unless somebody here has a newer one."""

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from baas_auth_plugins import BS2Auth, MemoryTokenCache, _shared
+from baas_auth_plugins._client import Client
 from baas_auth_plugins._cooldown import Cooldown
+from baas_auth_plugins._fleet import Fleet
+from baas_auth_plugins._known import Known
+from baas_auth_plugins._limiter import RateLimiter
 from baas_auth_plugins._record import Limits, Record, open_record, seal_record
 from baas_auth_plugins._seal import Seal
+from baas_auth_plugins._shared import SharedCache
 from baas_auth_plugins._token import Instant
+from baas_auth_plugins._turn import Turn
 from baas_auth_plugins.exceptions import InvalidClientError, TokenEndpointUnavailableError
 
 NOW = Instant(1_750_000_000.0, 1000.0)
@@ -44,3 +53,22 @@ def test_refusal_of_long_ago() -> None:
     cooldown.rest(0.5, Instant(later.wall + 10, later.monotonic + 10))
     cooldown.failed(refusal, later)
     assert cooldown.left(later) == 40.0
+
+
+def test_retry_after_that_is_told_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Retry-After ends for the fleet when it ends, however long the cache took to hear of it."""
+    errands: list[Callable[[], None]] = []
+    monkeypatch.setattr(_shared, "_in_daemon_thread", errands.append)
+    now, cache = NOW, MemoryTokenCache()
+    monkeypatch.setattr(cache, "blocking", True, raising=False)
+    fleet = Fleet(SharedCache(cache, lambda: now), "key", "limits", SEAL, None, lambda: now)
+    client = Client(BS2Auth.provider, "id", "https://gateway.example", "a b", 300.0, 10.0, 60.0, headers={})
+    turn = Turn(fleet, Known(), RateLimiter(None), client, urgent=True, deadline=now.monotonic + 60)
+    telling = turn.blocked(100.0)
+    next(telling)
+    now = Instant(NOW.wall + 70, NOW.monotonic + 70)
+    errands[0]()
+    value, left = cache.get("limits") or (None, 0.0)
+    limits = open_record(Limits, SEAL, "limits", value, left, now)
+    assert limits.blocked == pytest.approx(30, abs=0.1)
+    telling.close()
