@@ -284,7 +284,8 @@ class Referee:
 
     def _landed(self, caller: Caller, book: Book, key: Key, known: Known) -> None:
         now, voluntary = self.world.now, caller.notes["voluntary"]
-        perhaps = caller.notes["before"] is not None
+        began_alive = caller.notes["found"] is not None and caller.attempts == 1  # to die before the request left
+        perhaps = caller.notes["before"] is not None or began_alive
         sure = voluntary and not caller.was_frozen
         if self.shared and any(other.rejected and other.sends == 1 for other in self.active):
             book.doubt(now)  # who looks first what others know has not told of the rejection yet
