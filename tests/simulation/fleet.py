@@ -322,7 +322,7 @@ class FleetReferee:
         self._vanished = self.world.true
         self._forgive()
         if caller.rejected:
-            self._book(self.key_of(caller.served)).doubt(self.world.neutral)
+            self._book(self.key_of(caller.served)).doubt(self.world.neutral, caller.asked.mono)
 
     def _forgive(self) -> None:
         """Whoever is gone may not have told of a Retry-After any more."""

@@ -347,7 +347,7 @@ class Referee:
         """Whoever was under way is gone: a child process has only the memory of it, and a new one not even that."""
         for caller in self.active:
             if caller.rejected and self.shared:
-                self.books[self.fleet.key_of(caller.served)].doubt(self.world.now)
+                self.books[self.fleet.key_of(caller.served)].doubt(self.world.now, caller.asked.mono)
             if isinstance(caller.effect, TokenRequest):
                 self.endpoint.answered.append(self.world.mono)
                 if self.endpoint.arrivals:  # the parent's, which alone will know when it was answered
@@ -399,7 +399,7 @@ class Referee:
         if caller.outcome in ("cancelled", "lost"):
             self.fleet.cancelled(caller)
             if caller.rejected and self.shared:
-                self.books[self.fleet.key_of(caller.served)].doubt(self.world.now)
+                self.books[self.fleet.key_of(caller.served)].doubt(self.world.now, caller.asked.mono)
         error = caller.error
         if caller.kind == "background" or (caller.kind == "invalidate" and error is None):
             return

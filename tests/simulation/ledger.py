@@ -209,9 +209,11 @@ class Book:
             self._braked += 1
             self._braked_for, self._probation = known, None
 
-    def doubt(self, now: Moment) -> None:
-        """Take note that somebody who was told of a rejection may be gone before the process knew of it."""
+    def doubt(self, now: Moment, told: float | None = None) -> None:
+        """Take note that who was told of a rejection, then on the monotonic clock, may be gone before the process knew."""
         self._doubt = now
+        if self.brake is not None and self.brake.since.mono == told:
+            self.brake.sure = False
 
     def _doubted(self, now: Moment) -> bool:
         return self._doubt is not None and now.since(self._doubt) < _FORGOTTEN_AFTER + 1
