@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from baas_auth_plugins import BS2Auth, MemoryTokenCache, _shared
+from baas_auth_plugins._brake import Brake
 from baas_auth_plugins._client import Client
 from baas_auth_plugins._cooldown import Cooldown
 from baas_auth_plugins._fleet import Fleet
@@ -15,7 +16,7 @@ from baas_auth_plugins._limiter import RateLimiter
 from baas_auth_plugins._record import Limits, Record, open_record, seal_record
 from baas_auth_plugins._seal import Seal
 from baas_auth_plugins._shared import SharedCache
-from baas_auth_plugins._token import Instant
+from baas_auth_plugins._token import Instant, Token
 from baas_auth_plugins._turn import Turn
 from baas_auth_plugins.exceptions import InvalidClientError, TokenEndpointUnavailableError
 
@@ -72,3 +73,26 @@ def test_retry_after_that_is_told_late(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = open_record(Limits, SEAL, "limits", value, left, now)
     assert limits.blocked == pytest.approx(30, abs=0.1)
     telling.close()
+
+
+TOKEN = Token("a-token", "Bearer", frozenset(), NOW.wall, 300.0, NOW.monotonic)
+
+
+def test_brake_that_is_over_elsewhere() -> None:
+    """A token that had the brake put on in one process does not have it put on again in another."""
+    brake, later = Brake(), Instant(NOW.wall + 30, NOW.monotonic + 30)
+    brake.learn(record := Record(token=TOKEN, braked=1, rejected=20.0), later)
+    brake.adopted(TOKEN, record)
+    brake.note_rejected_replay(TOKEN, later)
+    assert not brake.left(later)
+
+
+def test_brake_of_the_token_before() -> None:
+    """A token on probation takes the brake off that another one had put on, though the cache was looked at meanwhile."""
+    brake, record = Brake(), Record(token=TOKEN, on_probation=True, brake=4.0, braked=1, rejected=1.0)
+    brake.learn(record, NOW)
+    brake.minted(TOKEN, NOW)
+    assert brake.left(NOW)
+    brake.adopted(TOKEN, record)
+    brake.come_off(TOKEN)
+    assert not brake.left(NOW)
