@@ -142,7 +142,8 @@ class FleetReferee:
             return True
         if any(other is not caller and other.waits_for_token for other in self.active()):
             return True
-        pauses = [pause for book in self.books.values() for pause in (book.pause, book.spacing, book.refusal)]
+        books = self.books.values()
+        pauses = [pause for book in books for pause in (book.pause, book.spacing, book.superseded, book.refusal)]
         return any(pause is not None and pause.holds(now, _POLLED) for pause in pauses)
 
     def brakes(self, caller: Caller) -> bool:

@@ -132,6 +132,8 @@ class Book:
     """After a failed renewal."""
     spacing: Pause | None = None
     """After a successful one."""
+    superseded: Pause | None = None
+    """The one before: who heard of it, and cannot use its token for a clock that is far off, goes by it."""
     refusal: Pause | None = None
     brake: Pause | None = None
     failures: int = 0
@@ -157,6 +159,7 @@ class Book:
             return
         self.known = known
         self.failures = self.refusals = 0
+        self.superseded = self.spacing or self.superseded
         self.pause = self.refusal = self.spacing = None
         self.blurred = False
         if voluntary:
