@@ -74,7 +74,7 @@ class Brake:
     def adopted(self, token: Token, found: Record) -> None:
         """Take over how another process's token stands."""
         self._on_probation, self._is_hearsay = token if found.on_probation else None, True
-        if found.braked and not found.on_probation:
+        if found.braked and found.rejected < _FORGETS and not found.on_probation:
             self._braked_for = token
 
     def learn(self, record: Record, now: Instant) -> None:

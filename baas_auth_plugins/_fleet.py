@@ -58,6 +58,11 @@ class Fleet:
         self._limits_key = limits_key
         self._seal = seal
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the cache failed once, and may be back in a moment."""
+        return self._cache.in_doubt
+
     def new_id(self) -> str:
         """Return an id for a flight or a token request of this process."""
         return f"{self._process()}{next(_numbers)}"
@@ -96,6 +101,7 @@ class Fleet:
                 lambda cache: self._swap(cache, kind, decide),
                 patience,
                 undo and (lambda cache: self._swap(cache, kind, undo)),
+                insist=until is not None,
             )
         except CacheDownError:
             return None, False

@@ -38,13 +38,13 @@ class Flight:
 
     __slots__ = ("deadline", "done", "effort", "error", "heir", "leader", "lease", "lost", "process_id", "waiters")
 
-    def __init__(self, effort: int, deadline: float) -> None:
+    def __init__(self, effort: int, deadline: float, lease: float) -> None:
         self.effort = effort
         self.deadline = deadline
         self.waiters: dict[Waiter, None] = {}
         self.heir: Waiter | None = None  # promoted, but not yet leading
         self.leader = 0  # the thread that leads
-        self.lease = math.inf  # when, on the monotonic clock, the leader or the heir is given up
+        self.lease = lease  # when, on the monotonic clock, the leader or the heir is given up
         self.lost = 0
         self.process_id = process_id()
         self.done = False
@@ -92,7 +92,7 @@ class SingleFlight:
             flight = self._live_flight()
             leads = flight is None
             if flight is None:
-                flight = self._flight = Flight(effort, deadline)
+                flight = self._flight = self._new_flight(effort, deadline)
             elif not join:
                 return
             else:
@@ -103,6 +103,9 @@ class SingleFlight:
             yield from self._lead(to_lead, work)
         elif flight.error is not None and flight.effort >= effort:
             raise flight.error.own_copy()
+
+    def _new_flight(self, effort: int, deadline: float) -> Flight:
+        return Flight(effort, deadline, self._clock().monotonic + _LOOK_AGAIN)  # until the leader renews the lease
 
     def _live_flight(self) -> Flight | None:
         """Return the flight under way, once whoever has vanished from it is given up."""
@@ -121,11 +124,11 @@ class SingleFlight:
         """Wait until the flight is over, or return the one that is this caller's to lead."""
         leads = False
         try:
-            while not waiter.woken and (left := waiter.deadline - self._clock().monotonic) > 0:
+            while not (waiter.woken or flight.done) and (left := waiter.deadline - self._clock().monotonic) > 0:
                 stuck = yield Join(waiter, min(left, _LOOK_AGAIN), flight.leader)
                 with locked():
                     if stuck and flight.leader and self._flight is flight:
-                        self._flight = Flight(effort, waiter.deadline)
+                        self._flight = self._new_flight(effort, waiter.deadline)
                         return self._flight
                     self._live_flight()
             with locked():
@@ -180,9 +183,9 @@ class SingleFlight:
     def _land(self, flight: Flight, error: BaaSAuthError | None) -> None:
         """End the flight and tell everyone."""
         with locked():
+            flight.done, flight.error = True, error and error.own_copy()
             if self._flight is flight:
                 self._flight = None
-            flight.done, flight.error = True, error and error.own_copy()
             waiters = list(flight.waiters)
         for waiter in waiters:
             waiter.wake()

@@ -263,6 +263,7 @@ class Exchange(NamedTuple):
             OutOfTimeError: another attempt would be due, but not before the deadline.
         """
         failures = limits = 0
+        earliest = self.clock().monotonic  # that it can be by now, should the clock stand still, as it may in tests
         while True:
             error: TokenEndpointError
             try:
@@ -277,7 +278,8 @@ class Exchange(NamedTuple):
             if not retry or failures > _RETRIES or error.status_code not in _RETRIED:
                 raise error
             wait = error.retry_after or backoff(failures + limits)
-            if self.clock().monotonic + wait > deadline:
+            earliest = max(earliest, self.clock().monotonic) + wait
+            if earliest > deadline:
                 raise OutOfTimeError(error)
             yield Sleep(wait)
 

@@ -212,6 +212,8 @@ class Grant:
     ) -> Generator[Effect, Any, T]:
         """Put a question about a token to another of the gateway's OAuth endpoints, the token in its query."""
         client = self.client
+        if endpoint is None:
+            raise ConfigurationError(f"{client.name} has no such endpoint: its `provider` names none")
         deadline = now().monotonic + client.max_wait
         try:
             secret = yield from self._read_secret(deadline)

@@ -46,9 +46,10 @@ class Known:
         if found is not None:
             self.adopt(token, found)
         else:
+            if self.token is None:  # what replaces one that lives is no consequence of a rejection
+                self.brake.minted(token, now)
             self.token = token
             self.cooldown.rest(rest, now)
-            self.brake.minted(token, now)
         return True
 
     def adopt(self, token: Token, found: Record) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .exceptions import ConfigurationError
+
 __all__ = ["ClientAuthMethod", "Provider"]
 
 ClientAuthMethod = str | Callable[[Any, str, str, Any, str], tuple[str, Any, str]]
@@ -32,6 +34,9 @@ class Provider:
         token_rate_limit: at most this many token requests in this many seconds, or None.
         introspection_endpoint: path (RFC 7662), or None where the gateway has none.
         revocation_endpoint: path (RFC 7009), or None where the gateway has none.
+
+    Raises:
+        ConfigurationError: an endpoint is not a path.
     """
 
     name: str
@@ -44,3 +49,8 @@ class Provider:
     token_rate_limit: tuple[int, float] | None = None
     introspection_endpoint: str | None = None
     revocation_endpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        for path in (self.token_endpoint, self.introspection_endpoint, self.revocation_endpoint):
+            if path is not None and not path.startswith("/"):  # it would become part of the host's name
+                raise ConfigurationError(f"an endpoint must be a path that begins with '/', not {path!r}")

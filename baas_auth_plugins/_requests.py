@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import requests
@@ -47,8 +47,8 @@ def _private_session(_process: str) -> requests.Session:
 class SessionTransport:
     """Sends token requests over a `requests.Session`: with its proxies, CA, client certificate and adapters.
 
-    The adapter is called directly. So no redirect is followed, no `.netrc` is read, no hook is run, nothing
-    is retried, and the session's cookies, headers and auth stay out of it and as they are.
+    It lends its adapter and these settings, and no more. So no redirect is followed, no `.netrc` is read, no hook is
+    run, nothing is retried, and the session's cookies, headers and auth stay out of it and as they are.
 
     Args:
         session: the caller's, or None for a private one, which the whole process shares.
@@ -73,8 +73,8 @@ class SessionTransport:
         until = time.monotonic() + request.timeout
         try:
             settings = session.merge_environment_settings(request.url, {}, True, None, None)
-            adapter = _once(session.get_adapter(request.url))
-            with adapter.send(prepared, timeout=Timeout(total=request.timeout), **settings) as response:
+            once = _Once(session.get_adapter(request.url))
+            with once.send(prepared, timeout=Timeout(total=request.timeout), **settings) as response:
                 return TokenResponse.of(response.status_code, response.headers, _read(response, until))
         except InvalidTokenResponseError:  # which is a RequestException, too
             raise
@@ -82,21 +82,31 @@ class SessionTransport:
             raise NetworkError.of(error) from request.presentable(error)
 
 
-def _once(adapter: Any) -> Any:
-    """Return an adapter that sends each request once, whatever this one repeats: that is for the flow, which counts."""
-    if not hasattr(adapter, "max_retries"):
-        return adapter
-    twin = object.__new__(type(adapter))  # copying an adapter would give it connections of its own
-    vars(twin).update(vars(adapter), max_retries=Retry(0, read=False))
-    return twin
+class _Once(requests.Session):
+    """Sends a request once, over another session's adapter; a session, so that mocks which replace `Session.send` apply."""
+
+    def __init__(self, adapter: Any) -> None:
+        super().__init__()
+        retries = getattr(getattr(adapter, "max_retries", None), "total", 0)
+        if retries is None or retries > 0:  # but retrying is for the flow, which counts
+            twin = object.__new__(type(adapter))  # to copy an adapter would give it connections of its own
+            vars(twin).update(vars(adapter), max_retries=Retry(0, read=False))
+            adapter = twin
+        self.adapters.clear()
+        self.mount("", adapter)
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Follow no redirect."""
 
 
 def _read(response: requests.Response, until: float) -> bytes:
     """Read a bounded body in bounded time, however slowly it drips."""
     raw: Any = response.raw
-    read = getattr(raw, "read1", raw.read)
+    read = raw.read  # of any file, as adapters for tests give it
+    if hasattr(raw, "stream"):  # of urllib3
+        read = partial(getattr(raw, "read1", raw.read), decode_content=False)
     body = bytearray()
-    while chunk := read(1 << 16, decode_content=False):
+    while chunk := read(1 << 16):
         body += chunk
         if len(body) > MAX_RESPONSE_BYTES:
             raise InvalidTokenResponseError("the token response is longer than 1 MiB", status_code=response.status_code)
@@ -178,6 +188,18 @@ class _Watch:
         self.origins = origins
         self.transport = transport
 
+    def __copy__(self) -> _Watch:
+        return self
+
+    def __deepcopy__(self, memo: object) -> _Watch:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (
+            _Unwatched,
+            (),
+        )  # in another process, a response and its request are what they were, without token and secret
+
     def __call__(self, response: requests.Response, **kwargs: Any) -> requests.Response:
         """Return the response, or the answer to a replay with another token."""
         token, request = self.token, response.request
@@ -219,6 +241,13 @@ class _Watch:
         answer.request = replay
         run(self.grant.replayed(replacement, answer.status_code), self.transport)
         return answer
+
+
+class _Unwatched:
+    """What is left of a `_Watch` in a pickle."""
+
+    def __call__(self, response: requests.Response, **_: Any) -> requests.Response:
+        return response
 
 
 def _is_replayable(request: requests.PreparedRequest) -> bool:

@@ -45,19 +45,27 @@ class SharedCache:
         self._failed_at = ""
         self._down_until = 0.0
 
-    def use(self, operation: Operation, patience: float, undo: Operation | None = None) -> Generator[Effect, Any, Any]:
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it failed once, and nobody knows yet if it is down: a moment's delay is not worth going on without it."""
+        return self._failures == 1
+
+    def use(
+        self, operation: Operation, patience: float, undo: Operation | None = None, *, insist: bool = False
+    ) -> Generator[Effect, Any, Any]:
         """Return what the operation returns.
 
         Args:
             operation: uses the cache.
             patience: seconds to wait for it.
             undo: takes back what the operation did, should it end when nobody waits any more.
+            insist: try even where it failed a moment ago, if only once.
 
         Raises:
             CacheDownError: it failed or took too long, now or a moment ago.
         """
         now = self._clock().monotonic
-        if now < self._down_until:
+        if now < self._down_until and not (insist and self.in_doubt):
             raise CacheDownError
         failures = self._failures
         if failures:

@@ -34,6 +34,7 @@ __all__ = ["Mint", "TokenSource"]
 Mint = Callable[[Turn], Generator[Effect, Any, Token]]
 """Makes the flow that mints in a turn."""
 
+_TO_FORGET = 4.0  # seconds, where the caller set none: others should know of it, too
 _AFTER_A_LOOK = (0.25, 0.75)  # seconds: how soon to look again what another process is doing
 
 _TOLD = (TokenEndpointError, ConfigurationError)
@@ -257,6 +258,7 @@ class TokenSource:
         """Drop this token, or whichever is known, here and in the cache: see `Fleet.change`."""
         dropped = token or self.known.token or (yield from self.cached())
         if dropped is not None:
+            until = until or self._clock().monotonic + _TO_FORGET
             with locked():
                 self.known.drop(dropped)
             yield from self._fleet.change(Record, partial(self._tell_dropped, dropped), until=until)

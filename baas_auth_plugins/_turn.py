@@ -90,6 +90,8 @@ class Turn:
             record, leads = yield from fleet.change(Record, self._take_lead, until=self._until, undo=self.give_back)
             if record is None:
                 self._over = True
+                if fleet.in_doubt and not self.urgent:
+                    raise NotNowError
                 return None
             if fleet.shared:  # else nothing is in it but what was learnt here
                 with locked():

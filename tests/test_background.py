@@ -53,6 +53,23 @@ def test_no_caller_waits_for_a_renewal(client: Client, age: float, sandbox: Sand
     assert sandbox.count("token") == 2
 
 
+def test_renewal_in_the_background_starts_no_brake(sandbox: Sandbox, clock: FakeClock) -> None:
+    """What is renewed within a minute of a rejection, and then revoked, is replaced at once: it was accepted until then."""
+    news = Recorder()
+    auth, url = make(AxiaAuth, sandbox, background_renewal=True, on_event=news), api_url(AxiaAuth, sandbox)
+    sandbox.expires_in = 40
+    requests.get(url, auth=auth, timeout=9)
+    sandbox.revoke_all()
+    assert requests.get(url, auth=auth, timeout=9).status_code == 200
+    clock.advance(21)
+    requests.get(url, auth=auth, timeout=9)
+    news.wait_for(TokenMinted, 3)
+    assert requests.get(url, auth=auth, timeout=9).status_code == 200
+    sandbox.revoke_all()
+    assert requests.get(url, auth=auth, timeout=9).status_code == 200
+    assert sandbox.count("token") == 4
+
+
 def test_no_caller_sees_a_renewal_fail(client: Client, sandbox: Sandbox, clock: FakeClock) -> None:
     """A network error of the renewal, which httpx could not keep from a caller, reaches nobody."""
     news = Recorder()

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 import pytest
 import redis
-from conftest import FakeClock, make
+import requests
+from conftest import FakeClock, api_url, make
 from redis_servers import LOOPBACK, Member, RedisServer, at_once, pass_time
 
 from baas_auth_plugins import AvistaAuth, AxiaAuth, MemoryTokenCache, TokenCache
@@ -300,6 +301,71 @@ def test_backend_without_enough_connections_warns_once(sandbox: Sandbox, caplog:
     make(AvistaAuth, sandbox, cache=cache, headers={"X-Number": "3"}).get_token()
     assert [record.levelname for record in caplog.records if "the token cache" in record.message] == ["WARNING"]
     assert sandbox.count("token") == 3
+
+
+class Hiccup(SharedMemory):
+    """Fails as often as it is told to, in front of a store that all have in common."""
+
+    def __init__(self, store: MemoryTokenCache) -> None:
+        super().__init__()
+        self.store = store
+        self.failing = 0
+
+    def get(self, key: str) -> Any:
+        if self.failing:
+            self.failing -= 1
+            raise ConnectionError
+        return self.store.get(key)
+
+    def swap(self, key: str, old: Any, new: Any, ttl: float) -> bool:
+        return self.store.swap(key, old, new, ttl)
+
+
+def test_hiccup_is_no_reason_to_renew_alone(clock: FakeClock, sandbox: Sandbox) -> None:
+    """While a token lives, a cache that failed once is given its pause: others may have renewed the token by then."""
+    cache = Hiccup(MemoryTokenCache())
+    auth = make(AxiaAuth, sandbox, cache=cache)
+    old = auth.get_token()
+    clock.advance(3310)
+    cache.failing = 1
+    for _ in range(4):
+        assert auth.get_token() is old
+        clock.advance(1)
+    assert sandbox.count("token") == 1
+    other = make(AxiaAuth, sandbox, cache=Hiccup(cache.store))
+    while other.get_token().access_token == old.access_token:
+        assert sandbox.count("token") == 1
+    clock.advance(2)
+    assert auth.get_token().access_token == other.get_token().access_token
+    assert sandbox.count("token") == 2
+
+
+def test_outage_is_a_reason_to_renew_alone(clock: FakeClock, sandbox: Sandbox) -> None:
+    """A cache that is down for longer keeps no token from being renewed in time."""
+    cache = Hiccup(MemoryTokenCache())
+    auth = make(AxiaAuth, sandbox, cache=cache)
+    old = auth.get_token()
+    clock.advance(3310)
+    cache.failing = 1000
+    for _ in range(10):
+        auth.get_token()
+        clock.advance(1)
+    assert auth.get_token() is not old
+    assert sandbox.count("token") == 2
+
+
+def test_hiccup_is_no_reason_to_mint_alone(clock: FakeClock, sandbox: Sandbox) -> None:
+    """After a rejection, a cache that failed once is asked once more: another process may have minted already."""
+    store = MemoryTokenCache()
+    caches = Hiccup(store), Hiccup(store)
+    one, two = (make(AxiaAuth, sandbox, cache=cache) for cache in caches)
+    url = api_url(AxiaAuth, sandbox)
+    assert [requests.get(url, auth=auth, timeout=9).status_code for auth in (one, two)] == [200, 200]
+    sandbox.revoke_all()
+    assert requests.get(url, auth=one, timeout=9).status_code == 200
+    caches[1].failing = 1
+    assert requests.get(url, auth=two, timeout=9).status_code == 200
+    assert sandbox.count("token") == 2
 
 
 def test_backend_that_is_back_is_asked_before_the_next_attempt(

@@ -544,3 +544,13 @@ def test_cache_is_a_token_cache() -> None:
     """The cache in memory is what the protocol asks for, and copies without its tokens."""
     assert isinstance(MemoryTokenCache(), baas_auth_plugins.TokenCache)
     assert not isinstance({}, baas_auth_plugins.TokenCache)
+
+
+@pytest.mark.parametrize("name", ["token_endpoint", "introspection_endpoint", "revocation_endpoint"])
+def test_endpoint_is_a_path(name: str) -> None:
+    """An endpoint that does not begin with a slash would become part of the host's name: it is refused."""
+    endpoints = {"token_endpoint": "/token", name: "oauth/token"}
+    with pytest.raises(ConfigurationError, match="must be a path that begins with '/'"):
+        Provider(
+            name="fifth", env_prefix="FIFTH", environments={"production": "https://api.fifth.example"}, **endpoints
+        )

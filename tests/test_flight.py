@@ -429,6 +429,24 @@ def test_vanished_leader_holds_a_lease_only(airport: Airport) -> None:
     assert Caller(airport).waits
 
 
+def test_interrupt_before_the_lead_is_taken(airport: Airport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that is interrupted, as by a signal, before its first step leaves no flight that nobody leads for ever."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SingleFlight, "_lead", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Caller(airport)
+    waiting = Caller(airport)
+    assert waiting.waits
+    airport.clock.advance(waiting.effect.timeout + 0.1)
+    waiting.go()
+    assert (waiting.done, waiting.error) == (True, None)
+    assert Caller(airport).leads
+
+
 def test_waiters_notice_by_themselves(airport: Airport) -> None:
     """Nobody new need come by: those who wait look whether there is still somebody to wait for."""
     airport.steps = [TokenRequest("https://gateway.example/token", {}, b"", 1)]

@@ -396,6 +396,16 @@ def test_server_error_with_retry_after_is_obeyed(gateway: Gateway) -> None:
     assert gateway.slept == [17]
 
 
+def test_clock_that_stands_still_ends_the_flow_all_the_same(gateway: Gateway) -> None:
+    """In a test that freezes all clocks, a wait that is never over is not waited for again and again."""
+    flow = gateway.flow(max_wait=60)
+    next(flow)
+    waits = [flow.send(answer(429, {"Retry-After": "25"})), flow.send(None)]
+    assert waits == [Sleep(25), Sleep(25)]
+    with pytest.raises(OutOfTimeError):
+        flow.send(None)
+
+
 def test_every_limit_is_told(gateway: Gateway) -> None:
     """Whoever listens hears of each 429, and of the limiter holding a flow back."""
     with pytest.raises(OutOfTimeError):

@@ -85,6 +85,10 @@ def test_brake_that_is_over_elsewhere() -> None:
     brake.adopted(TOKEN, record)
     brake.note_rejected_replay(TOKEN, later)
     assert not brake.left(later)
+    brake = Brake()
+    brake.adopted(TOKEN, record._replace(rejected=3500.0))  # of a token long ago, which is forgotten
+    brake.note_rejected_replay(TOKEN, later)
+    assert brake.left(later)
 
 
 def test_brake_of_the_token_before() -> None:

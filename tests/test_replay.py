@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import itertools
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -703,6 +705,22 @@ def test_replay_can_be_sent_again(sandbox: Sandbox) -> None:
             answer = session.send(answer.request)
             assert answer.status_code == 200
     assert sandbox.count("token") == 4
+
+
+def test_response_is_pickled_without_token_and_secret(sandbox: Sandbox) -> None:
+    """A response, and so the error that it raises, goes to another process as any other; a copy of its request is watched."""
+    auth, url = make(AxiaAuth, sandbox), api_url(AxiaAuth, sandbox)
+    for _ in range(2):  # with a new token, and with one that is fresh
+        answer = requests.get(url, auth=auth, timeout=9)
+        pickled = pickle.dumps(answer)
+        unpickled = pickle.loads(pickled)  # noqa: S301  # our own
+        assert unpickled.json() == answer.json()
+        assert SECRET.encode() not in pickled
+        with requests.Session() as session:
+            assert session.send(unpickled.request).status_code == 200
+            sandbox.revoke_all()
+            assert session.send(copy.deepcopy(answer.request)).status_code == 200
+    assert sandbox.count("token") == 3
 
 
 def test_preparing_again_does_not_pile_up_hooks(sandbox: Sandbox) -> None:

@@ -8,7 +8,31 @@ from simulation.runner import main, run_seeds
 from simulation.simulate import Figures, simulate
 
 SEEDS = range(1000)
-REGRESSIONS = [1595, 1668, 2546, 2711, 4024, 6661, 8911, 9418, 17019, 19742, 20057, 28138, 28992, 34744]
+REGRESSIONS = [
+    1595,
+    1668,
+    2546,
+    2711,
+    4024,
+    6661,
+    8911,
+    9418,
+    17019,
+    19742,
+    20057,
+    26473,
+    28138,
+    28992,
+    30867,
+    32012,
+    34175,
+    34744,
+    44950,
+    100678,
+    101392,
+    203616,
+    308457,
+]
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import time
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 import requests
+import requests_mock
 import responses
 from conftest import CLIENTS, SECRET, Auth, Client, FakeClock, api_url, make, sent_tokens
 
-from baas_auth_plugins import PROVIDERS, AvistaAuth, AxiaAuth, BS2Auth, NTXPayAuth
+from baas_auth_plugins import PROVIDERS, AvistaAuth, AxiaAuth, BS2Auth, MemoryTokenCache, NTXPayAuth
 from baas_auth_plugins.sandbox import Fault, Sandbox
 
 BS2_SCOPE = "cob.write cob.read dict.write dict.read webhook.read webhook.write pix.read pix.write"
@@ -220,6 +222,38 @@ def test_hanging_gateway_costs_the_timeout(client: Client, clock: FakeClock, san
         client.call(auth, "GET", api_url(AxiaAuth, sandbox))
     assert time.perf_counter() - before < 3
     assert sent_tokens(sandbox) == []
+
+
+def test_mocks_of_sessions_see_the_token_request() -> None:
+    """What stands in for `Session.send`, as requests-mock does, answers token requests, too: none leaves for the gateway."""
+    url = "https://baas-gtw.axiadigitalsolutions.com"
+    with requests_mock.Mocker() as mock, requests.Session() as own:
+        mock.post(url + AxiaAuth.provider.token_endpoint, json={"access_token": "abc", "expires_in": 3600})
+        mock.get(url + "/v1/accounts", json=[])
+        for session in (None, own):
+            auth = AxiaAuth("mocked", SECRET, session=session, cache=MemoryTokenCache())
+            assert requests.get(url + "/v1/accounts", auth=auth, timeout=1).json() == []
+        assert [call.method for call in mock.request_history] == ["POST", "GET"] * 2
+
+
+def test_adapter_may_answer_with_any_file() -> None:
+    """An adapter whose response is a plain file, as those that call an application in this process, will do; and keeps count."""
+
+    class InProcess(requests.adapters.HTTPAdapter):
+        sent = 0
+
+        def send(self, request: Any, **_: Any) -> requests.Response:
+            self.sent += 1
+            response = requests.Response()
+            response.status_code, response.url, response.request = 200, request.url, request
+            response.raw = io.BytesIO(b'{"access_token": "abc", "expires_in": 3600}')
+            return response
+
+    with requests.Session() as session:
+        session.mount("https://", InProcess())
+        auth = AxiaAuth("in-process", SECRET, session=session, cache=MemoryTokenCache())
+        assert auth.get_token().access_token == "abc"
+        assert session.get_adapter("https://x").sent == 1
 
 
 @responses.activate

@@ -48,6 +48,7 @@ class Referee:
         self.active: dict[Caller, None] = {}
         """Callers under way, in the order in which they came."""
         self.cache_failed = self.cache_worked = _NEVER
+        self.cache_failures = 0
         """When the production code last found the cache failing or working, on the monotonic clock."""
         self.no_thread_true = self.lapsed_true = self.failed_fairly = _NEVER
         self._known: dict[str, Known] = {}
@@ -129,13 +130,14 @@ class Referee:
             if not cut_short:
                 most = _PATIENCE if caller.notes["had a token"] else _PATIENCE_WITHOUT_TOKEN
                 self.check("the cache is not waited for longer than promised", spent <= most + _SLACK, f"{spent:.3f} s")
-                if not before.failed and before.done:
-                    self.cache_failed, self.cache_worked = _NEVER, mono
-                elif caller.cache_asked > max(self.cache_failed, self.cache_worked):  # not what is known already
-                    self.cache_failed = mono
+            if not before.failed and before.done:
+                self.cache_failed, self.cache_worked, self.cache_failures = _NEVER, mono, 0
+            elif not cut_short and caller.cache_asked > max(self.cache_failed, self.cache_worked):  # which is news
+                self.cache_failed, self.cache_failures = mono, self.cache_failures + 1
         waits = operation is not None and isinstance(caller.effect, Join) and caller.effect.waiter is operation.waiter
         if waits:
-            left_alone = mono >= self.cache_failed + _LEFT_ALONE - EPSILON
+            in_doubt = self.cache_failures == 1  # who has no token, or a rejected one, asks once more
+            left_alone = in_doubt or mono >= self.cache_failed + _LEFT_ALONE - EPSILON
             self.check("a cache that failed is waited for by nobody for a while", left_alone, caller.name)
             caller.cache_waiter, caller.cache_asked = caller.effect.waiter, mono
             caller.notes["cache asked"] = self.world.now, self.world.neutral

@@ -155,7 +155,8 @@ class Book:
     def landed(self, known: Known, now: Moment, *, voluntary: bool, sure: bool) -> None:
         """Take note of a token, unless it is older than the one at hand."""
         at_hand = self.known
-        if at_hand is not None and known.sent.mono < at_hand.sent.mono and not (at_hand.dropped or at_hand.forgotten):
+        replaces = at_hand is not None and not (at_hand.dropped or at_hand.forgotten)  # one that was not rejected
+        if at_hand is not None and replaces and known.sent.mono < at_hand.sent.mono:
             return
         self.known = known
         self.failures = self.refusals = 0
@@ -164,7 +165,7 @@ class Book:
         self.blurred = False
         if voluntary:
             self.spacing = Pause(now, min(30, known.life / 10), sure)
-        if self.rejected_at is not None and now.since(self.rejected_at) < _FORGOTTEN_AFTER:
+        if not replaces and self.rejected_at is not None and now.since(self.rejected_at) < _FORGOTTEN_AFTER:
             self._probation = known
 
     def adopted(self, known: Known) -> None:
