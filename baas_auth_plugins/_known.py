@@ -9,6 +9,8 @@ State without flows: what changes it is called with the lock held, and nothing c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ._brake import Brake
 from ._cooldown import Cooldown, is_refusal
 from ._record import Record
@@ -17,6 +19,7 @@ from .exceptions import TokenEndpointError
 
 __all__ = ["Known", "is_past"]
 
+_REMEMBERED = 4
 _SAME_MOMENT = 0.1  # seconds: what is told of a token's age by way of a cache is not exact
 
 
@@ -29,7 +32,7 @@ class Known:
         self.token: Token | None = None
         self.cooldown = Cooldown()
         self.brake = Brake()
-        self._dropped: Token | None = None
+        self._dropped: Sequence[Token] = ()  # of late; the latest is last
 
     def landed(self, token: Token, found: Record | None, rest: float, now: Instant) -> bool:
         """Take a token that was minted here, or found in the cache; False if it comes late: somebody has a newer one.
@@ -59,14 +62,17 @@ class Known:
 
     def drop(self, token: Token) -> None:
         """Forget a token, and see to it that it is not taken from the cache again, however slow that is to delete it."""
-        if self._dropped is None or token.monotonic >= self._dropped.monotonic:
-            self._dropped = token
+        if token not in self._dropped:
+            self._dropped = sorted((*self._dropped, token), key=lambda dropped: dropped.monotonic)[-_REMEMBERED:]
         if self.token is token:
             self.token = None
 
     def is_past(self, found: Token, now: Instant) -> bool:
         """Tell whether a token was dropped here, or minted before one that was."""
-        return self._dropped is not None and is_past(found, self._dropped, now)
+        if not self._dropped:
+            return False
+        known = any(found.access_token == dropped.access_token for dropped in self._dropped)
+        return known or is_past(found, self._dropped[-1], now)
 
     def learn(self, record: Record, now: Instant) -> None:
         """Take over what another process ran into."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -100,3 +101,15 @@ def test_brake_of_the_token_before() -> None:
     brake.adopted(TOKEN, record)
     brake.come_off(TOKEN)
     assert not brake.left(NOW)
+
+
+def test_dropped_token_is_known_again_however_young_it_seems() -> None:
+    """A token that this process dropped is not taken back when a write that was late makes it seem the youngest of all."""
+    known, first, second = Known(), replace(TOKEN, access_token="first"), replace(TOKEN, access_token="second")
+    for token in (first, second):
+        known.drop(token)
+        known.drop(token)
+    later = Instant(NOW.wall + 100, NOW.monotonic + 100)
+    late = replace(first, issued_at=later.wall, monotonic=later.monotonic)
+    assert known.is_past(late, later)
+    assert not known.is_past(replace(late, access_token="third"), later)
