@@ -23,15 +23,14 @@ class Registry(Generic[T]):
     def __init__(self, kept: int = 10_000) -> None:
         self._kept = kept
         self._recent: dict[Hashable, T] = {}  # the one asked for last is last
-        self._in_use: WeakValueDictionary[Hashable, T] = WeakValueDictionary()
+        self._in_use: WeakValueDictionary[Hashable, T] = WeakValueDictionary()  # of those that are recent no more
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the thing of this key."""
         with locked():
-            found = self._recent.pop(key, None) or self._in_use.get(key)
-            if found is None:
-                found = self._in_use[key] = make()
+            found = self._recent.pop(key, None) or self._in_use.pop(key, None) or make()
             self._recent[key] = found
             if len(self._recent) > self._kept:
-                del self._recent[next(iter(self._recent))]
+                oldest = next(iter(self._recent))
+                self._in_use[oldest] = self._recent.pop(oldest)
             return found

@@ -16,6 +16,7 @@ import requests
 from conftest import SECRET, Auth, Client, FakeClock, api_url, make
 
 from baas_auth_plugins import AxiaAuth, BS2Auth, MemoryTokenCache, OAuth2ClientCredentialsAuth, _fork, _origin
+from baas_auth_plugins._registry import Registry
 from baas_auth_plugins.sandbox import Fault, Sandbox
 
 
@@ -124,6 +125,17 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'TokenStolen'"):
         baas_auth_plugins.TokenStolen  # noqa: B018
+
+
+def test_what_is_in_use_is_shared_however_many_there_are() -> None:
+    """What is recent is kept; what is not any more is still one and the same for all who use it, and gone after that."""
+    registry: Registry[CountingLock] = Registry(kept=2)
+    used = registry.get(0, CountingLock)
+    for key in (1, 2, 3):
+        registry.get(key, CountingLock).taken = key
+    assert [registry.get(key, CountingLock).taken for key in (2, 3)] == [2, 3]
+    assert registry.get(0, CountingLock) is used
+    assert registry.get(1, CountingLock).taken == 0
 
 
 def test_one_off_auth_objects_leave_nothing(sandbox: Sandbox) -> None:
