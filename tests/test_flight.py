@@ -447,6 +447,22 @@ def test_interrupt_before_the_lead_is_taken(airport: Airport, monkeypatch: pytes
     assert Caller(airport).leads
 
 
+def test_interrupt_while_the_news_is_told(airport: Airport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that is interrupted while it wakes the waiters leaves nobody waiting for a flight that is over."""
+    leader, waiting = Caller(airport), Caller(airport)
+
+    def interrupted(_: Waiter) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Waiter, "wake", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            leader.go()
+    assert not waiting.woken
+    waiting.go()  # as it looks again by itself
+    assert (waiting.done, waiting.error) == (True, None)
+
+
 def test_waiters_notice_by_themselves(airport: Airport) -> None:
     """Nobody new need come by: those who wait look whether there is still somebody to wait for."""
     airport.steps = [TokenRequest("https://gateway.example/token", {}, b"", 1)]

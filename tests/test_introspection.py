@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from math import isfinite
@@ -429,3 +430,18 @@ def test_the_answer_does_not_give_the_token_back(sandbox: Sandbox, client: Clien
     said = repr(ask(client, auth, "introspect", "t0ken/x=")) + repr(ask(client, auth, "revoke", "t0ken/x="))
     assert "t0ken" not in said
     assert "hush" not in said
+
+
+@pytest.mark.parametrize("question", ["introspect", "revoke"])
+def test_provider_without_the_endpoint(question: str) -> None:
+    """A gateway that declares no such endpoint is not asked: nothing leaves, least of all for another host."""
+
+    class Bare(AxiaAuth):
+        provider = replace(AxiaAuth.provider, introspection_endpoint=None, revocation_endpoint=None)
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise AssertionError(f"asked {request.url.host}")
+
+    with httpx.Client(transport=httpx.MockTransport(refuse)) as client:
+        with pytest.raises(ConfigurationError, match="no such endpoint"):
+            getattr(Bare("id", "your-client-secret"), question)("t0ken", client=client)
