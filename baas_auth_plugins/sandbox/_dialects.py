@@ -15,7 +15,7 @@ from http.client import responses
 from typing import Any
 from urllib.parse import parse_qsl
 
-from .._provider import Provider
+from .._oauth.provider import Provider
 from ._messages import Request
 
 __all__ = ["STANDARD", "Claim", "Dialect", "RefusedError", "basic_claim", "check_headers", "dialect_of"]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
-from .._provider import Provider
+from .._oauth.provider import Provider
 from ._dialects import STANDARD, Claim, Dialect, RefusedError, basic_claim, check_headers, dialect_of
 from ._messages import Kind, Request, Response, json_response
 from ._routes import Route, grant

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .._provider import Provider
+from .._oauth.provider import Provider
 from ._control import PREFIX, control
 from ._dialects import RefusedError
 from ._endpoints import Endpoints

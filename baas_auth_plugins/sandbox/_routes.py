@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .. import providers as registry
-from .._provider import Provider
+from .._oauth.provider import Provider
 from ._dialects import RefusedError
 from ._messages import Kind
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
-from .._provider import Provider
+from .._oauth.provider import Provider
 from ._gateway import Gateway
 from ._server import Server
 
