@@ -290,6 +290,15 @@ def test_host_is_one_of_the_sandboxs_names(options: dict[str, Any], hosts: dict[
             assert get(sandbox, "stats", Host=host.replace("{port}", port)).status == expected, host
 
 
+def test_default_port_is_not_named(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On port 80, or 443 with TLS, clients leave the port out of Host and Origin."""
+    url = f"{sandbox.url}/_sandbox/stats"
+    monkeypatch.setattr(sandbox, "_url", "http://127.0.0.1:80")
+    headers = {"Host": "127.0.0.1", "Origin": "http://127.0.0.1"}
+    assert requests.get(url, headers=headers, timeout=10).status_code == 200
+    assert requests.get(url, headers=headers | {"Origin": "https://127.0.0.1"}, timeout=10).status_code == 403
+
+
 # -- the page
 
 

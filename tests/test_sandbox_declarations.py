@@ -138,6 +138,23 @@ def test_a_fixed_port_is_for_all_gateways() -> None:
         assert {at(sandbox.url_for(name), AVISTA).status for name in ("ntxpay", "avista")} == {200}
 
 
+def test_an_origin_of_one_gateway_moves_where_its_port_is_taken() -> None:
+    """If port + 1 is taken, the first gateway's origin has any port that is free; a taken port itself is an error."""
+    for _ in range(50):  # until there are two neighbours
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1] - 1
+            try:
+                sandbox = Sandbox(port=port).start()
+            except OSError:
+                continue
+            with sandbox:
+                assert at(sandbox.url_for("ntxpay"), AVISTA).status == 200
+                with pytest.raises(OSError, match="in use"):
+                    Sandbox(port=port).start()
+            return
+    pytest.fail("there are no two free ports side by side")
+
+
 def test_unknown_or_no_gateway_is_refused(sandbox: Sandbox) -> None:
     """A name that the package does not declare is an error that names the declared ones; so is no gateway."""
     for fails in (lambda: Sandbox(providers=["acme"]), lambda: sandbox.url_for("acme")):
@@ -265,6 +282,7 @@ def test_scope_is_required_optional_or_assigned(form: str, scope: str, sent: str
         ),
         ("none", "form", body_of("form", GRANT | {"client_id": "x"}), 401, "the client_id is not the sandbox's"),
         ("none", "form", body_of("form", GRANT), 400, "the form holds exactly grant_type and client_id"),
+        ("none", "empty", Sent("/token", {"Content-Type": JSON}), 400, "the request does not name the client"),
         (
             "none",
             "form",
@@ -337,6 +355,9 @@ def test_what_is_no_assertion_is_refused(sandbox: Sandbox, value: str) -> None:
     url = sandbox.url_for(fifth(token_endpoint_auth_method="private_key_jwt"))
     parameters = GRANT | {"client_id": CLIENT, "client_assertion_type": JWT_BEARER, "client_assertion": value}
     assert at(url, body_of("form", parameters)).status == 401
+    assert (
+        at(url, body_of("form", {name: parameters[name] for name in parameters if name != "client_id"})).status == 401
+    )
     assert at(url, body_of("form", parameters | {"client_assertion_type": "jwt"})).status == 400
 
 
@@ -365,6 +386,15 @@ def test_function_of_a_declaration_may_send_anything_that_names_the_client(
     url = sandbox.url_for(fifth(token_endpoint_auth_method=own_function, scope="required"))
     answer = at(url, sent)
     assert (answer.status, answer.json.get("scope")) == (200, scope)
+
+
+@pytest.mark.filterwarnings("ignore::joserfc.errors.SecurityWarning")
+def test_assertion_of_a_function_is_checked(sandbox: Sandbox) -> None:
+    """Where a function sends an assertion, that names the client, and must be right."""
+    url = sandbox.url_for(fifth(token_endpoint_auth_method=own_function))
+    assert at(url, signed(url)).status == 200
+    assert at(url, signed(url, exp=1)).status == 401
+    assert at(url, signed(url, sub=["your-client-id"])).status == 401
 
 
 @pytest.mark.parametrize("body", [b"user=your-client&scope=a+b", b"\xff\xfe", b"[" * 100_000, b""])

@@ -37,7 +37,7 @@ from sandbox_wire import (
     with_headers,
 )
 
-from baas_auth_plugins.sandbox import Fault, RecordedRequest, Sandbox, _endpoints, _gateway, _journal
+from baas_auth_plugins.sandbox import Fault, RecordedRequest, Sandbox, _endpoints, _gateway, _journal, _tokens
 
 
 @pytest.fixture
@@ -240,6 +240,14 @@ def test_malformed_http_is_turned_away(
     assert capfd.readouterr() == ("", "")
 
 
+def test_target_that_is_no_url_is_not_found(sandbox: Sandbox) -> None:
+    """A target in absolute form that cannot be parsed is a path of no gateway."""
+    with plug(sandbox) as raw:
+        raw.sendall(b"GET http://[a/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert raw.makefile("rb").read().startswith(b"HTTP/1.1 404 ")
+    assert sandbox.requests[0].kind == "unknown"
+
+
 def test_announced_body_that_never_comes_is_not_waited_for_in_memory(sandbox: Sandbox) -> None:
     """An absurd Content-Length reserves nothing and gives no traceback; the client may go away."""
     with plug(sandbox) as raw:
@@ -303,6 +311,35 @@ def test_windows_and_spent_faults_are_forgotten(sandbox: Sandbox, monkeypatch: p
         assert send(sandbox, with_headers(AXIA, Authorization=basic(f"client-{number}:x"))).status == 401
         assert send(sandbox, Sent("/x", {"X-Sandbox-Fault": f"503; {number}"}, method="GET")).status == 503
     assert (len(sandbox._windows), len(sandbox._spent)) == (2, 2)
+
+
+def test_tokens_are_forgotten_in_the_end(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sandbox knows the latest tokens only."""
+    monkeypatch.setattr(_tokens, "_MOST_TOKENS", 2)
+    tokens = [mint(sandbox) for _ in range(3)]
+    assert [status(sandbox, token) for token in tokens] == [401, 200, 200]
+
+
+@pytest.mark.parametrize(
+    ("now", "date"), [(1_710_496_800, "Fri, 15 Mar 2024 10:00:00 GMT"), (1e30, "Thu, 01 Jan 1970 00:00:00 GMT")]
+)
+def test_date_is_by_the_gateways_clock(sandbox: Sandbox, clock: Clock, now: float, date: str) -> None:
+    """A client can see a skew between its clock and the gateway's; a clock that is no time gives some Date."""
+    clock.now = now
+    assert send(sandbox, AXIA).headers["Date"] == date
+    sandbox.inject(Fault("empty", headers=(("Date", "now"),)))
+    assert send(sandbox, AXIA).headers.get_all("Date") == ["now"]
+
+
+def test_close_ends_a_dripping_answer(sandbox: Sandbox) -> None:
+    """An answer that drips for hours does not hold up close."""
+    sandbox.inject(Fault("drip", delay=3600))
+    with closing(connect(sandbox)) as connection:
+        connection.request("POST", AXIA.target, headers=AXIA.headers)
+        until(lambda: sandbox.count("token") == 1)
+        sandbox.close()
+        with pytest.raises(http.client.HTTPException):
+            connection.getresponse()
 
 
 def test_listener_hears_each_request_when_it_is_answered(clock: Clock) -> None:

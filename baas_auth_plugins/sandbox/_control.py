@@ -76,6 +76,8 @@ class Control:
         """Refuse what a web page of another origin can send."""
         own = urlsplit(self._sandbox.url)
         hosts = {name if _has_port(name) else f"{name}:{own.port}" for name in self._names}
+        if own.port == {"http": 80, "https": 443}[own.scheme]:
+            hosts |= {name for name in self._names if not _has_port(name)}
         host = request.headers.get("host", "").lower()
         if host not in hosts:
             raise _WrongError(403, f"the Host header must be one of {', '.join(sorted(hosts))}; see hostnames=")

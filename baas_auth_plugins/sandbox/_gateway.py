@@ -237,7 +237,8 @@ class Gateway(Endpoints):
             response,
             headers=(*(pair for pair in response.headers if pair[0].lower() not in replaced), *extra),
             body=response.body if fault.body is None else fault.body,
-            delay=fault.delay or response.delay,
+            delay=0.0 if fault.kind == "drip" else fault.delay or response.delay,
+            drip=fault.delay if fault.kind == "drip" else 0.0,
             fault=fault.kind,
             problem="" if fault.kind == "status" else response.problem,
         )
@@ -250,7 +251,7 @@ class Gateway(Endpoints):
                 problem = {**_PROBLEMS, 401: unauthorized}.get(status, "server_error")
                 refusal = RefusedError(status, problem, retry_after=fault.retry_after)
                 return self._refuse(refusal, route.kind, provider)
-            case "delay" | "expire":
+            case "delay" | "drip" | "expire":
                 return self._answer(request, route, provider, expired=fault.kind == "expire")
             case "truncate":
                 whole = self._answer(request, route, provider)

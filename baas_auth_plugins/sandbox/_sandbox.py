@@ -118,7 +118,8 @@ class Sandbox(Gateway):
     def url_for(self, gateway: Declared) -> str:
         """Return the origin of one gateway alone, which counts and answers as that gateway only.
 
-        It listens from the first call on. With a fixed `port` it is the next port that is free, from ``port + 1`` on.
+        It listens from the first call on. With a fixed `port` the first gateway gets ``port + 1``, the second
+        ``port + 2`` and so on; instead of a port that is taken it gets any that is free.
 
         Args:
             gateway: an auth class, a declaration, or the name of one of the package's; it need not be in `providers`.

@@ -119,13 +119,37 @@ def test_every_fault_has_a_button(page: Any, sandbox: Sandbox) -> None:
     """Each kind of fault can be injected, for one gateway and a number of times."""
     page.get_by_label("Gateway", exact=True).select_option("bs2")
     page.get_by_label("How often").select_option("until cleared")
-    for name in ("401", "Delay 3 s", "Drop", "Cut short", "Hang 60 s", "HTML page", "Empty", "No token", "50 MiB"):
+    for name in (
+        "401",
+        "Delay 3 s",
+        "Drip",
+        "Drop",
+        "Cut short",
+        "Hang 60 s",
+        "HTML page",
+        "Empty",
+        "No token",
+        "50 MiB",
+    ):
         page.get_by_role("button", name=name, exact=True).click()
         page.get_by_text(f"Fault injected: {name}").wait_for()
     for name in ("Redirect", "Expired token"):
         page.get_by_role("button", name=name, exact=True).click()
         page.get_by_text(f"Fault injected: {name}").wait_for()
-    kinds = {"status", "delay", "drop", "truncate", "hang", "garbage", "empty", "body", "huge", "redirect", "expire"}
+    kinds = {
+        "status",
+        "delay",
+        "drip",
+        "drop",
+        "truncate",
+        "hang",
+        "garbage",
+        "empty",
+        "body",
+        "huge",
+        "redirect",
+        "expire",
+    }
     assert {fault.kind for fault in sandbox.faults} == kinds
     assert {(fault.provider, fault.times) for fault in sandbox.faults} == {("bs2", -1)}
     page.get_by_role("button", name="Clear faults").click()
