@@ -159,7 +159,7 @@ def test_bug_of_the_sandbox_is_shown(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What no client can have caused ends the connection with a traceback, rather than in silence."""
-    monkeypatch.setattr(sandbox, "begin", lambda request, routes: 1 / 0)
+    monkeypatch.setattr(sandbox, "begin", lambda request: 1 / 0)
     with pytest.raises(http.client.RemoteDisconnected):
         send(sandbox, AXIA)
     sandbox.close()

@@ -176,8 +176,8 @@ class Gateway(Endpoints):
 
     # -- one request
 
-    def begin(self, request: Request, routes: Routes) -> Exchange:
-        """Compute and record the answer to a request; call `finish` when it is sent."""
+    def answer(self, request: Request, routes: Routes) -> Exchange:
+        """Compute and record the answer to a request at the origin with these routes; call `finish` when it is sent."""
         with self._lock:
             route = routes.find(request.path)
             provider = self._provider(request, route, routes)
@@ -273,7 +273,7 @@ class Origin:
 
     def begin(self, request: Request) -> Exchange:
         """Compute and record the answer to a request."""
-        return self._gateway.begin(request, self._routes)
+        return self._gateway.answer(request, self._routes)
 
     def finish(self, exchange: Exchange) -> None:
         """Note that an answer is sent now, or that its client is gone."""
