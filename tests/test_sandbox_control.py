@@ -207,6 +207,16 @@ def test_faults_cannot_fill_the_memory(sandbox: Sandbox) -> None:
     assert (answer.status, answer.json) == (400, {"error": "1000 faults are waiting already; clear them first"})
 
 
+def test_page_that_polls_a_sandbox_while_it_closes_prints_nothing(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A control request that comes in between gets a 503."""
+    monkeypatch.setattr(sandbox, "_own", [])
+    monkeypatch.setattr(sandbox, "url_for", Sandbox().url_for)
+    assert get(sandbox, "state").status == 503
+    assert capfd.readouterr() == ("", "")
+
+
 # -- web pages
 
 

@@ -32,6 +32,7 @@ class Provider(BaseProvider):
 CLIENT = "your-client-id"
 POST = {"client_id": CLIENT, "client_secret": SECRET}
 GRANT = {"grant_type": "client_credentials"}
+SECOND = "credentials belong in the parameters, not in an Authorization header"
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
@@ -271,7 +272,7 @@ def test_scope_is_required_optional_or_assigned(form: str, scope: str, sent: str
             "form",
             body_of("form", GRANT | POST, Authorization=BASIC),
             400,
-            "credentials belong in the parameters, not in an Authorization header",
+            SECOND,
         ),
         (
             "client_secret_post",
@@ -282,7 +283,8 @@ def test_scope_is_required_optional_or_assigned(form: str, scope: str, sent: str
         ),
         ("none", "form", body_of("form", GRANT | {"client_id": "x"}), 401, "the client_id is not the sandbox's"),
         ("none", "form", body_of("form", GRANT), 400, "the form holds exactly grant_type and client_id"),
-        ("none", "empty", Sent("/token", {"Content-Type": JSON}), 400, "the request does not name the client"),
+        ("none", "empty", Sent("/token", {"Content-Type": JSON}), 200, ""),
+        ("none", "empty", Sent("/token", {"Content-Type": JSON, "Authorization": BASIC}), 400, SECOND),
         (
             "none",
             "form",

@@ -65,6 +65,8 @@ class Control:
             return Exchange(None, json_response(status, {"error": problem}))
         except ValueError as error:
             return Exchange(None, json_response(400, {"error": str(error)}))
+        except RuntimeError as error:  # The sandbox was closed meanwhile, and opens no further origin.
+            return Exchange(None, json_response(503, {"error": str(error)}))
 
     def finish(self, exchange: Exchange) -> None:
         """Note that an answer is sent now, or that its client is gone."""

@@ -68,16 +68,17 @@ class Endpoints:
     def _token(self, request: Request, provider: Provider) -> Response:
         shape = shape_of(provider)
         claim = read_claim(request, shape) if shape else read_named_claim(request, self.client_id)
-        self._check_rate(provider, claim.client_id)
+        client_id = self.client_id if claim.client_id is None else claim.client_id
+        self._check_rate(provider, client_id)
         self._check_client(claim, request)
         scope = grant(provider, claim.scope)
         if self.single_active_token:
-            for previous in self._tokens.valid(self._clock(), provider=provider.name, client_id=claim.client_id):
+            for previous in self._tokens.valid(self._clock(), provider=provider.name, client_id=client_id):
                 previous.revoked = True
         dialect = dialect_of(provider)
         token = self._tokens.issue(
             provider.name,
-            claim.client_id,
+            client_id,
             scope,
             now=self._clock(),
             expires_in=provider.default_expires_in if self.expires_in is None else self.expires_in,
@@ -104,7 +105,7 @@ class Endpoints:
         window.append(now)
 
     def _check_client(self, claim: Claim, request: Request) -> None:
-        if claim.client_id != self.client_id:
+        if claim.client_id not in (self.client_id, None):
             raise unauthorized("the client_id is not the sandbox's")
         if claim.client_secret not in (self.client_secret, None):
             raise unauthorized("the client_secret is not the sandbox's")

@@ -33,13 +33,13 @@ class Claim:
     """Who a request says it comes from, not verified yet.
 
     Args:
-        client_id: as sent.
+        client_id: as sent, or None if the declaration sends nothing: then only a client certificate can name it.
         client_secret: as sent, or None if the gateway wants none.
         assertion: the signed JWT (RFC 7523), or None if there is none.
         scope: the scopes that it requests, or None.
     """
 
-    client_id: str
+    client_id: str | None
     client_secret: str | None = field(default=None, repr=False)
     assertion: str | None = field(default=None, repr=False)
     scope: str | None = None
@@ -82,7 +82,7 @@ def read_claim(request: Request, shape: Shape) -> Claim:
     if shape.basic:
         return basic_claim(request, scope)
     if shape.format == "empty":
-        raise malformed("the request does not name the client")
+        return Claim(None)
     assertion = _assertion(parameters)
     client_id = parameters.get(shape.client_id)
     if assertion is not None and client_id is None:
