@@ -49,14 +49,14 @@ ASSIGNED_SCOPES: Mapping[str, str] = {
 OFFERED_SCOPES: Mapping[str, tuple[str, ...]] = {
     "bs2": tuple(f"{area}.{right}" for area in ("cob", "pix", "webhook", "dict") for right in ("read", "write")),
 }
+_EXAMPLE_SCOPES: Mapping[str, str] = {"bs2": "cob.read pix.read"}
 
 
 def scopes_of(provider: Provider) -> str | None:
     """Return the scopes that an example request names, or None if the gateway takes none."""
     if provider.scope != "required":
         return None
-    offered = OFFERED_SCOPES.get(provider.name, ("example.read",))
-    return " ".join(scope for scope in offered if scope in {"cob.read", "pix.read", "example.read"})
+    return _EXAMPLE_SCOPES.get(provider.name, "example.read")
 
 
 @dataclass(frozen=True, slots=True)

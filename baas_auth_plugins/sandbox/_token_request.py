@@ -160,7 +160,7 @@ def read_named_claim(request: Request, client_id: str) -> Claim:
     return Claim(client_id, assertion=assertion, scope=parameters.get("scope") or parameters.get("scopes"))
 
 
-def _from_authorization(request: Request) -> Iterable[str]:
+def _from_authorization(request: Request) -> Iterable[str | None]:
     try:
         return (basic_claim(request).client_id,)
     except RefusedError:
