@@ -39,6 +39,21 @@ settings.load_profile("suite")
 Auth = type[OAuth2ClientCredentialsAuth]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run in parallel by default; `-k` and `file.py::test` run in one process, which starts faster.
+
+    `-n 0` and `-p no:xdist` run everything in one process. Here and not in addopts: there, `-n` would be an error
+    wherever pytest-xdist is missing or switched off.
+    """
+    selected = config.option.keyword or any("::" in argument for argument in config.args)
+    if config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput"):
+        if config.option.numprocesses is None and config.option.tx == [] and not selected:
+            config.option.numprocesses = "auto"
+        if config.option.numprocesses and config.option.dist == "no":
+            config.option.dist = "worksteal"  # long and short tests are far from evenly spread
+
+
 @dataclass(frozen=True)
 class Answer:
     """A response, whichever client it came through."""
