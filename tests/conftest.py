@@ -22,6 +22,7 @@ import pytest
 import requests
 from anyio.from_thread import start_blocking_portal
 from hypothesis import settings
+from pairwise import thin_out
 
 from baas_auth_plugins import PROVIDERS, MemoryTokenCache, OAuth2ClientCredentialsAuth
 from baas_auth_plugins.sandbox import Sandbox
@@ -52,6 +53,20 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
             config.option.numprocesses = "auto"
         if config.option.numprocesses and config.option.dist == "no":
             config.option.dist = "worksteal"  # long and short tests are far from evenly spread
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer the whole of what `pairwise` thins out."""
+    parser.addoption("--all-combinations", action="store_true", help="run every combination of tests marked pairwise")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Thin out what is marked `pairwise`."""
+    if not config.option.all_combinations:
+        items[:], dropped = thin_out(items)
+        if dropped:
+            config.hook.pytest_deselected(items=dropped)
 
 
 @dataclass(frozen=True)

@@ -422,6 +422,7 @@ def test_provider_is_frozen_data() -> None:
 
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
 @pytest.mark.parametrize("scope", ["required", "assigned"])
+@pytest.mark.pairwise
 def test_fifth_gateway_is_a_declaration(
     client: Client, new_sandbox: Callable[..., Sandbox], method: str, scope: Any
 ) -> None:

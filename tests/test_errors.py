@@ -583,6 +583,7 @@ def secrets_seen(sandbox: Sandbox) -> list[str]:
 
 
 @pytest.mark.parametrize(("status", "follow_redirects"), [(302, True), (303, True), (307, True), (307, False)])
+@pytest.mark.pairwise
 def test_token_request_follows_no_redirect_elsewhere(
     client: Client,
     sandbox: Sandbox,

@@ -100,6 +100,7 @@ def test_first_call_in_the_stale_state_renews(client: Client, clock: FakeClock, 
 
 @pytest.mark.parametrize("state", ["stale", "critical"])
 @each_life
+@pytest.mark.pairwise
 def test_failing_renewal_serves_the_old_token(
     client: Client, clock: FakeClock, sandbox: Sandbox, life: int, state: str
 ) -> None:
