@@ -52,7 +52,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         if config.option.numprocesses is None and config.option.tx == [] and not selected:
             config.option.numprocesses = "auto"
         if config.option.numprocesses and config.option.dist == "no":
-            config.option.dist = "worksteal"  # long and short tests are far from evenly spread
+            config.option.dist = "loadgroup"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
