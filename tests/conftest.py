@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json as json_module
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -53,6 +54,15 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
             config.option.numprocesses = "auto"
         if config.option.numprocesses and config.option.dist == "no":
             config.option.dist = "loadgroup"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return one process more than there are processors, because now and then a test waits for a server."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # which pytest-xdist reads itself
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return processors + 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
