@@ -1,10 +1,11 @@
-"""Faults on demand: what a gateway, its WAF or the network does on a bad day."""
+"""Faults on request: what a gateway, its WAF or the network may do."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from ._messages import Pairs, Response
@@ -29,6 +30,11 @@ FIXED: Mapping[str, Response] = {
 }
 """The answers that depend on nothing but the fault's kind (``"body"`` brings its own)."""
 
+MOST_SECONDS = 86_400.0  # a day: longer than any test, and short enough for every clock
+_MOST_WAITING = 1000
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FRAMING = {"content-length", "transfer-encoding", "connection"}
+
 _ASKABLE = ("drop", "hang", "garbage", "empty", "huge", "truncate", "expire", "delay")
 
 
@@ -47,9 +53,10 @@ class Fault:
         times: requests it applies to; -1 for ever.
         status: HTTP status; required for ``"status"``, elsewhere in place of 200 or 307.
         retry_after: value of the Retry-After header, sent as given.
-        delay: seconds before the answer; for ``"hang"``, before the connection is closed (0: never).
-        headers: further response headers, as pairs or a mapping.
+        delay: seconds before the answer; for ``"hang"``, before the connection is closed (0: never). At most a day.
+        headers: further response headers, as pairs or a mapping; not those that frame the body.
         body: the body of ``"body"``, or of ``"status"`` in place of the gateway's own.
+        provider: name of the only gateway that it applies to; None for all.
 
     Raises:
         ValueError: a field is wrong; the message names it.
@@ -63,6 +70,7 @@ class Fault:
     delay: float = 0.0
     headers: Pairs = ()
     body: bytes | None = field(default=None, repr=False)
+    provider: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "headers", _pairs(self.headers))
@@ -71,8 +79,9 @@ class Fault:
             f"target must be one of {', '.join(get_args(Target))}": self.target not in get_args(Target),
             "times must be a positive integer, or -1 for ever": not _is_count(self.times),
             "status must be an integer from 200 to 599": not _is_status(self.status),
-            "delay must be a finite number of seconds, 0 or more": not _is_seconds(self.delay),
-            "retry_after must be printable text or a number": not _is_header(self.retry_after),
+            "delay must be a number of seconds from 0 to 86400": not _is_seconds(self.delay),
+            "retry_after must be printable latin-1 text or a number": not _is_header(self.retry_after),
+            "provider must be the name of a gateway": not isinstance(self.provider, str | None),
             "body must be bytes": not isinstance(self.body, bytes | None),
             "kind 'status' needs a status": self.kind == "status" and self.status is None,
             "kind 'body' needs a body": self.kind == "body" and self.body is None,
@@ -95,11 +104,15 @@ def _is_status(value: object) -> bool:
 
 
 def _is_seconds(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]  # the type is checked
+    return type(value) in (int, float) and 0 <= value <= MOST_SECONDS  # type: ignore[operator]  # the type is checked
 
 
 def _is_header(value: object) -> bool:
-    return value is None or type(value) in (int, float) or (isinstance(value, str) and value.isprintable())
+    return value is None or type(value) in (int, float) or (isinstance(value, str) and _is_text(value))
+
+
+def _is_text(value: str) -> bool:
+    return all(" " <= character <= "\xff" and character != "\x7f" for character in value) and value == value.strip()
 
 
 def _pairs(headers: Any) -> Pairs:
@@ -108,8 +121,10 @@ def _pairs(headers: Any) -> Pairs:
         pairs = tuple((name, value) for name, value in items)
     except (TypeError, ValueError):
         raise ValueError("headers must be pairs or an object") from None
-    if not all(isinstance(text, str) and text.isprintable() for pair in pairs for text in pair):
-        raise ValueError("headers must be printable text")
+    if not all(isinstance(text, str) and _is_text(text) for pair in pairs for text in pair):
+        raise ValueError("headers must be printable latin-1 text")
+    if not all(_HEADER_NAME.fullmatch(name) and name.lower() not in _FRAMING for name, _ in pairs):
+        raise ValueError("headers must have valid names, and not Content-Length, Transfer-Encoding or Connection")
     return pairs
 
 
@@ -146,25 +161,35 @@ def fault_from_header(value: str) -> Fault:
 
 
 class FaultQueue:
-    """The faults yet to happen, in the order they were asked for. Not thread-safe by itself."""
+    """The faults that wait for their requests, in the order in which they were injected. Not thread-safe by itself."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Fault, int]] = []
+        self._waiting: list[Fault] = []
 
     def add(self, fault: Fault) -> None:
-        """Queue a fault behind the others."""
-        self._waiting.append((fault, fault.times))
+        """Queue a fault behind the others.
 
-    def take(self, kind: str) -> Fault | None:
-        """Return the first fault meant for this kind of request, used up by one."""
-        for position, (fault, left) in enumerate(self._waiting):
-            if fault.target in (kind, "*"):
-                if left == 1:
+        Raises:
+            ValueError: 1,000 faults are waiting already.
+        """
+        if len(self._waiting) >= _MOST_WAITING:
+            raise ValueError(f"{_MOST_WAITING} faults are waiting already; clear them first")
+        self._waiting.append(fault)
+
+    def take(self, kind: str, provider: str | None) -> Fault | None:
+        """Return the first fault for this kind of request at this gateway, and count it down by one."""
+        for position, fault in enumerate(self._waiting):
+            if fault.target in (kind, "*") and fault.provider in (provider, None):
+                if fault.times == 1:
                     del self._waiting[position]
-                else:
-                    self._waiting[position] = (fault, left - 1)  # from -1 it never gets to 1
+                elif fault.times > 0:
+                    self._waiting[position] = replace(fault, times=fault.times - 1)
                 return fault
         return None
+
+    def waiting(self) -> list[Fault]:
+        """Return the faults that have not happened yet; `times` is what remains."""
+        return list(self._waiting)
 
     def clear(self) -> None:
         """Forget all faults."""

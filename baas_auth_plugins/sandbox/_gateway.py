@@ -1,30 +1,34 @@
 """The gateways as one function from request to response, with their state: no sockets, no sleeping.
 
-An answer is worked out when its request arrives; what delays it comes after. So an answer that is
-late tells how things stood before, as on a slow network.
+An answer is computed when its request arrives. A delay comes after that, so a late answer shows the state
+before the delay, as on a slow network.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from email.utils import formatdate
 from typing import Any
 
 from .._provider import Provider
-from ._control import PREFIX, control
-from ._dialects import RefusedError
 from ._endpoints import Endpoints
 from ._faults import FIXED, Fault, FaultQueue, fault_from_header
 from ._journal import Journal
 from ._messages import Kind, Pairs, RecordedRequest, Request, Response
+from ._refusal import RefusedError
 from ._routes import Route, Routes
-from ._tokens import public_keys
+from ._tokens import IssuedToken, public_keys
 
-__all__ = ["Exchange", "Gateway"]
+__all__ = ["Exchange", "Gateway", "Origin"]
 
 _PROBLEMS = {400: "invalid_request", 403: "access_denied", 404: "not_found", 429: "rate_limit_exceeded"}
+_MOST_SPENT = 10_000
+
+logger = logging.getLogger("baas_auth_plugins.sandbox")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Gateway(Endpoints):
         expires_in: float | None,
         single_active_token: bool,
         enforce_rate_limits: bool,
-        providers: Iterable[str | Provider] | None,
+        on_request: Callable[[RecordedRequest], object] | None,
         clock: Callable[[], float],
     ) -> None:
         super().__init__(
@@ -57,19 +61,23 @@ class Gateway(Endpoints):
             enforce_rate_limits=enforce_rate_limits,
             clock=clock,
         )
+        self._on_request = on_request
         self._lock = threading.Lock()
-        self._routes = Routes(providers)
         self._faults = FaultQueue()
-        self._spent: set[str] = set()
+        self._spent: OrderedDict[str, None] = OrderedDict()
         self._journal = Journal()
 
-    # -- what tests ask and arrange
+    # -- what a test reads and arranges
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """Every request that reached a gateway so far, in order of arrival."""
+        """The latest 10,000 requests that reached a gateway, in order of arrival."""
+        return self.requests_after(0)
+
+    def requests_after(self, number: int) -> list[RecordedRequest]:
+        """Return the latest requests with a number above this one, in order of arrival."""
         with self._lock:
-            return self._journal.records()
+            return self._journal.records(number)
 
     @property
     def max_in_flight(self) -> int:
@@ -85,12 +93,32 @@ class Gateway(Endpoints):
         """Return how many requests of a kind arrived, at one gateway or at all."""
         return sum(n for (name, k), n in self.counts().items() if k == kind and provider in (None, name))
 
+    @property
+    def faults(self) -> list[Fault]:
+        """The faults that have not happened yet."""
+        with self._lock:
+            return self._faults.waiting()
+
+    @property
+    def tokens(self) -> list[IssuedToken]:
+        """The valid tokens, oldest first."""
+        with self._lock:
+            return self._tokens.valid(self._clock())
+
+    def now(self) -> float:
+        """Return the gateways' time in epoch seconds."""
+        return self._clock()
+
     def rotate_secret(self, new: str) -> None:
-        """Accept this client secret from now on and no other; issued tokens go on."""
+        """Accept this client secret from now on and no other; issued tokens stay valid."""
         self.client_secret = new
 
     def inject(self, fault: Fault) -> None:
-        """Queue a fault behind those already waiting."""
+        """Queue a fault behind those that are waiting.
+
+        Raises:
+            ValueError: 1,000 faults are waiting already.
+        """
         with self._lock:
             self._faults.add(fault)
 
@@ -99,10 +127,33 @@ class Gateway(Endpoints):
         with self._lock:
             self._faults.clear()
 
+    def revoke(self, digest: str | None = None, *, provider: str | None = None) -> int:
+        """Revoke valid tokens: the APIs answer 401 to them.
+
+        Args:
+            digest: of the only token to revoke: the first 8 hex digits of its SHA-256.
+            provider: name of the only gateway whose tokens are revoked.
+
+        Returns:
+            How many tokens were revoked.
+        """
+        with self._lock:
+            tokens = self._tokens.valid(self._clock(), digest=digest, provider=provider)
+            for token in tokens:
+                token.revoked = True
+        return len(tokens)
+
+    def expire(self, digest: str | None = None, *, provider: str | None = None) -> int:
+        """Let valid tokens expire now, before their time; arguments and result are those of `revoke`."""
+        with self._lock:
+            tokens = self._tokens.valid(self._clock(), digest=digest, provider=provider)
+            for token in tokens:
+                token.expires_in = self._clock() - token.issued_at
+        return len(tokens)
+
     def revoke_all(self) -> None:
         """Revoke every token issued so far: the APIs answer 401 to them."""
-        with self._lock:
-            self._tokens.revoke()
+        self.revoke()
 
     def clear(self) -> None:
         """Forget requests, faults, tokens and rate windows."""
@@ -113,6 +164,11 @@ class Gateway(Endpoints):
             self._journal.clear()
             self._windows.clear()
 
+    def clear_requests(self) -> None:
+        """Forget the requests so far, and their counts."""
+        with self._lock:
+            self._journal.clear()
+
     @staticmethod
     def jwks() -> dict[str, Any]:
         """Return the JWK set (RFC 7517) that verifies the JWTs; no real gateway publishes one."""
@@ -120,46 +176,55 @@ class Gateway(Endpoints):
 
     # -- one request
 
-    def begin(self, request: Request) -> Exchange:
-        """Work out and record the answer to a request; `finish` is due when it goes out."""
-        if request.path.startswith(PREFIX):
-            return Exchange(None, control(self, request))
+    def begin(self, request: Request, routes: Routes) -> Exchange:
+        """Compute and record the answer to a request; call `finish` when it is sent."""
         with self._lock:
-            route = self._routes.find(request.path)
-            provider = self._provider(request, route)
+            route = routes.find(request.path)
+            provider = self._provider(request, route, routes)
             response = self._respond(request, route, provider)
+            if not any(name.lower() == "date" for name, _ in response.headers):
+                response = replace(response, headers=(("Date", _date(self._clock())), *response.headers))
             name = provider.name if provider else None
-            return Exchange(self._journal.begin(request, route.kind, name, response.status), response)
+            number = self._journal.begin(request, route.kind, name, response, self._clock())
+            return Exchange(number, response)
 
     def finish(self, exchange: Exchange) -> None:
-        """Note that an answer goes out now, or that its client is gone."""
-        if exchange.number is not None:
-            with self._lock:
-                self._journal.finish(exchange.number)
+        """Note that an answer is sent now, or that its client is gone."""
+        if exchange.number is None:
+            return
+        with self._lock:
+            record = self._journal.finish(exchange.number)
+        if self._on_request is not None and record is not None:
+            try:
+                self._on_request(record)
+            except Exception:
+                logger.exception("on_request raised an exception")
 
-    def _provider(self, request: Request, route: Route) -> Provider | None:
+    def _provider(self, request: Request, route: Route, routes: Routes) -> Provider | None:
         if route.kind == "api" and (token := self._presented(request)):
-            for provider in route.owners or self._routes.providers:
+            for provider in route.owners or routes.providers:
                 if provider.name == token.provider:
                     return provider
         return route.owners[-1] if route.owners else None
 
     def _respond(self, request: Request, route: Route, provider: Provider | None) -> Response:
         try:
-            fault = self._fault(request, route.kind)
+            fault = self._fault(request, route.kind, provider.name if provider else None)
         except ValueError as error:
             return self._refuse(RefusedError(400, "invalid_request", str(error)), route.kind, provider)
         if fault is None:
             return self._answer(request, route, provider)
         return self._spoil(fault, request, route, provider)
 
-    def _fault(self, request: Request, kind: Kind) -> Fault | None:
-        asked = request.headers.get("x-sandbox-fault") if kind == "api" else None
-        if asked is None or asked in self._spent:
-            return self._faults.take(kind)
-        fault = fault_from_header(asked)
-        if ";" in asked:
-            self._spent.add(asked)
+    def _fault(self, request: Request, kind: Kind, provider: str | None) -> Fault | None:
+        wanted = request.headers.get("x-sandbox-fault") if kind == "api" else None
+        if wanted is None or wanted in self._spent:
+            return self._faults.take(kind, provider)
+        fault = fault_from_header(wanted)
+        if ";" in wanted:
+            self._spent[wanted] = None
+            if len(self._spent) > _MOST_SPENT:
+                self._spent.popitem(last=False)
         return fault
 
     def _spoil(self, fault: Fault, request: Request, route: Route, provider: Provider | None) -> Response:
@@ -173,6 +238,8 @@ class Gateway(Endpoints):
             headers=(*(pair for pair in response.headers if pair[0].lower() not in replaced), *extra),
             body=response.body if fault.body is None else fault.body,
             delay=fault.delay or response.delay,
+            fault=fault.kind,
+            problem="" if fault.kind == "status" else response.problem,
         )
 
     def _spoilt(self, fault: Fault, request: Request, route: Route, provider: Provider | None) -> Response:
@@ -194,3 +261,26 @@ class Gateway(Endpoints):
             case kind:
                 response = FIXED[kind]
                 return replace(response, status=response.status and (fault.status or response.status))
+
+
+class Origin:
+    """The gateways behind one origin: which of them answers there is up to its routes."""
+
+    def __init__(self, gateway: Gateway, routes: Routes) -> None:
+        self._gateway = gateway
+        self._routes = routes
+
+    def begin(self, request: Request) -> Exchange:
+        """Compute and record the answer to a request."""
+        return self._gateway.begin(request, self._routes)
+
+    def finish(self, exchange: Exchange) -> None:
+        """Note that an answer is sent now, or that its client is gone."""
+        self._gateway.finish(exchange)
+
+
+def _date(seconds: float) -> str:
+    try:
+        return formatdate(seconds, usegmt=True)
+    except (ValueError, OverflowError, OSError):
+        return formatdate(0, usegmt=True)

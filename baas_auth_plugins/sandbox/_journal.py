@@ -1,27 +1,32 @@
-"""What reached the gateways: every request, and how many token requests were in flight at once."""
+"""What reached the gateways: the latest requests, all counts, and how many token requests were in flight at once."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import replace
 from itertools import count
 
-from ._messages import Kind, RecordedRequest, Request
+from ._messages import Kind, RecordedRequest, Request, Response
 
 __all__ = ["Journal"]
 
+_MOST_RECORDS = 10_000
+_MOST_BYTES = 64 << 20  # bodies of all records together
+
 
 class Journal:
-    """The log of one sandbox. Not thread-safe by itself."""
+    """The log of one sandbox, which forgets the oldest requests first. Not thread-safe by itself."""
 
     def __init__(self) -> None:
-        self._numbers = count()
-        self._records: dict[int, RecordedRequest] = {}
+        self._numbers = count(1)
+        self._records: OrderedDict[int, RecordedRequest] = OrderedDict()
+        self._counts: Counter[tuple[str | None, str]] = Counter()
+        self._bytes = 0
         self._in_flight: set[int] = set()
         self.max_in_flight = 0
 
-    def begin(self, request: Request, kind: Kind, provider: str | None, status: int | None) -> int:
+    def begin(self, request: Request, kind: Kind, provider: str | None, response: Response, at: float) -> int:
         """Record a request whose answer is known but not sent, and return its number."""
         number = next(self._numbers)
         self._records[number] = RecordedRequest(
@@ -32,29 +37,41 @@ class Journal:
             request.body,
             kind,
             provider,
-            status,
+            response.status,
             time.monotonic(),
+            number=number,
+            at=at,
+            problem=response.problem,
+            fault=response.fault,
         )
+        self._counts[provider, kind] += 1
+        self._bytes += len(request.body)
+        while len(self._records) > _MOST_RECORDS or (self._bytes > _MOST_BYTES and len(self._records) > 1):
+            _, oldest = self._records.popitem(last=False)
+            self._bytes -= len(oldest.body)
         if kind == "token":
             self._in_flight.add(number)
             self.max_in_flight = max(self.max_in_flight, len(self._in_flight))
         return number
 
-    def finish(self, number: int) -> None:
-        """Note that the answer is about to be sent, or that nobody waits for it any more."""
+    def finish(self, number: int) -> RecordedRequest | None:
+        """Note that the answer is about to be sent, or that its client is gone, and return the record."""
         self._in_flight.discard(number)
         if record := self._records.get(number):
-            self._records[number] = replace(record, finished=time.monotonic())
+            self._records[number] = record = replace(record, finished=time.monotonic())
+        return record
 
-    def records(self) -> list[RecordedRequest]:
-        """Return the requests so far, in order of arrival."""
-        return list(self._records.values())
+    def records(self, after: int = 0) -> list[RecordedRequest]:
+        """Return the latest requests with a higher number than `after`, in order of arrival."""
+        return [record for number, record in self._records.items() if number > after]
 
     def counts(self) -> Counter[tuple[str | None, str]]:
-        """Return how many requests each (provider, kind) has had."""
-        return Counter((record.provider, record.kind) for record in self._records.values())
+        """Return how many requests each (provider, kind) has had, including those that are forgotten."""
+        return self._counts.copy()
 
     def clear(self) -> None:
         """Forget all requests."""
         self._records.clear()
+        self._counts.clear()
+        self._bytes = 0
         self.max_in_flight = len(self._in_flight)

@@ -1,9 +1,10 @@
-"""The tokens a sandbox has issued: RS256 JWTs and UUIDs, and whether each still holds."""
+"""The tokens that a sandbox has issued: RS256 JWTs and UUIDs, and the state of each."""
 
 from __future__ import annotations
 
 import threading
 import uuid
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -12,7 +13,12 @@ from typing import Any
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
-__all__ = ["IssuedToken", "TokenStore", "iso", "json_number", "public_keys"]
+from ._masking import digest
+
+__all__ = ["IssuedToken", "TokenStore", "iso", "json_number", "private_key_pem", "public_keys"]
+
+_MOST_TOKENS = 20_000
+_LATEST = 253_402_300_799  # 9999-12-31T23:59:59Z, the last second that datetime knows
 
 _key_lock = threading.Lock()
 
@@ -32,9 +38,14 @@ def public_keys() -> dict[str, Any]:
     return {"keys": [{**_signing_key().as_dict(private=False), "alg": "RS256", "use": "sig"}]}
 
 
+def private_key_pem() -> str:
+    """Return this process's own private key as PEM, for clients that sign their assertions."""
+    return _signing_key().as_pem(private=True).decode()
+
+
 def iso(seconds: float) -> str:
     """Return an epoch time as the gateways write it, such as ``"2024-03-15T10:00:00Z"``."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(min(max(seconds, 0), _LATEST), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def json_number(value: float) -> float:
@@ -67,21 +78,26 @@ class IssuedToken:
     revoked: bool = False
 
     @property
+    def digest(self) -> str:
+        """The first 8 hex digits of the token's SHA-256."""
+        return digest(self.access_token)
+
+    @property
     def expires_at(self) -> float:
         """Epoch seconds from which the token is refused."""
         return self.issued_at + self.expires_in
 
 
 class TokenStore:
-    """All tokens of one sandbox. Not thread-safe by itself."""
+    """The latest 20,000 tokens of one sandbox. Not thread-safe by itself."""
 
     def __init__(self) -> None:
-        self._tokens: dict[str, IssuedToken] = {}
+        self._tokens: OrderedDict[str, IssuedToken] = OrderedDict()
 
     def issue(
         self, provider: str, client_id: str, scope: str, *, now: float, expires_in: float, opaque: bool
     ) -> IssuedToken:
-        """Return a new token, a UUID where `opaque` and else a signed JWT (RFC 7519)."""
+        """Return a new token: a UUID if `opaque`, else a signed JWT (RFC 7519)."""
         token_id = f"jti_{uuid.uuid4().hex}"
         if opaque:
             access_token = str(uuid.uuid4())
@@ -92,17 +108,27 @@ class TokenStore:
             access_token = jwt.encode({"alg": "RS256", "kid": key.kid}, {**claims, **times}, key)
         token = IssuedToken(access_token, token_id, provider, client_id, scope, now, expires_in)
         self._tokens[access_token] = token
+        if len(self._tokens) > _MOST_TOKENS:
+            self._tokens.popitem(last=False)
         return token
 
     def find(self, access_token: str) -> IssuedToken | None:
-        """Return the token, in whatever state, or None where it was never issued."""
+        """Return the token in whatever state, or None if it was never issued."""
         return self._tokens.get(access_token)
 
-    def revoke(self, provider: str | None = None, client_id: str | None = None) -> None:
-        """Revoke every token, or those of one gateway and client."""
-        for token in self._tokens.values():
-            if provider in (None, token.provider) and client_id in (None, token.client_id):
-                token.revoked = True
+    def valid(
+        self, now: float, *, provider: str | None = None, client_id: str | None = None, digest: str | None = None
+    ) -> list[IssuedToken]:
+        """Return the valid tokens, or those of one gateway, client or digest, oldest first."""
+        return [
+            token
+            for token in self._tokens.values()
+            if not token.revoked
+            and now < token.expires_at
+            and provider in (None, token.provider)
+            and client_id in (None, token.client_id)
+            and (digest is None or digest == token.digest)
+        ]
 
     def clear(self) -> None:
         """Forget all tokens."""
