@@ -19,11 +19,12 @@ from ._demo import demo
 from ._exit_codes import ExitCode, UsageError, error_line, exit_code
 from ._gateways import NAMES, AuthClass, Settings, complete, find
 from ._output import discard_output, fail, logging_to_stderr, tolerate_encodings
-from ._sandbox import DEFAULT_PORT, sandbox
+from ._sandbox import DEFAULT_PORT, print_variables, sandbox
 from ._tokens import introspect, revoke, token
 
 __all__ = ["run"]
 
+_LONGEST = 1e9  # seconds
 _WIDTH = max(30, min(80, shutil.get_terminal_size().columns))
 _CODES = "\n".join(
     textwrap.fill(f"{code.value:3}  {code.meaning}", _WIDTH - 2, subsequent_indent=" " * 5) for code in ExitCode
@@ -179,6 +180,9 @@ def _on_one(
 def _sandbox_command(
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="NUMBER", min=0, max=65_535, help="0 for any.")] = DEFAULT_PORT,
+    hostname: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A further name of this machine, for containers.")
+    ] = None,
     provider: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Serve only this gateway. May be repeated.", autocompletion=complete),
@@ -187,13 +191,24 @@ def _sandbox_command(
         float | None, typer.Option(metavar="SECONDS", help="Lifetime of tokens. Default: each gateway's own.")
     ] = None,
     tls: Annotated[bool, typer.Option("--tls", help="Serve https, with a CA of its own.")] = False,
-    env_only: Annotated[bool, typer.Option("--env-only", help="Print only the variables, for eval.")] = False,
+    env_only: Annotated[
+        bool, typer.Option("--env-only", help="Print only the variables of a sandbox that runs, for eval.")
+    ] = False,
     verbose: Verbose = False,
 ) -> int:
-    """Run the gateways on this machine until Ctrl-C, and show each request that comes."""
+    """Run the gateways on this machine until Ctrl-C, and print a line for each request.
+
+    In another terminal, eval "$(baas-auth sandbox --env-only)" sets the variables.
+    """
+    classes = [find(name) for name in provider] if provider else None
+    if expires_in is not None and not 0 < expires_in < _LONGEST:
+        raise UsageError("--expires-in must be more than 0 seconds")
     with _running(verbose=verbose):
-        classes = [find(name) for name in provider] if provider else list(PROVIDERS)
-        return sandbox(classes, host=host, port=port, expires_in=expires_in, tls=tls, env_only=env_only)
+        if env_only:
+            return print_variables(classes, host=host, port=port, tls=tls)
+        return sandbox(
+            classes or PROVIDERS, host=host, port=port, hostnames=hostname or (), expires_in=expires_in, tls=tls
+        )
 
 
 @app.command("demo", short_help="Show the package at work, with figures.")

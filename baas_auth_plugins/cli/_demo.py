@@ -19,17 +19,20 @@ from ._demo_clients import CLIENTS
 from ._demo_rows import CACHED_CALLS, COLD_CALLERS, SHORT_LIFE, Row, cache_and_replay, renew, start_cold
 from ._exit_codes import ExitCode
 from ._gateways import AuthClass
-from ._output import console, fail, print_json, print_line
+from ._output import console, fail, print_facts, print_json, print_line
 
 __all__ = ["demo"]
 
 _NARROW = 64  # columns
-
+_TITLES = ("calls", "tokens", "renewed", "replays", "cold", "added")
+_SHORT_TITLES = ("call", "tok", "new", "rep", "cold", "ms")
 _LEGEND = (
-    f"calls: one, then {CACHED_CALLS} with the cached token. tokens: token requests for these calls.",
-    f"renewed: renewals of a token of {SHORT_LIFE:g} s. replays: of one call whose token was revoked.",
-    f"cold: token requests of {COLD_CALLERS} callers that start together.",
-    f"added: to a call with a cached token, over the same call with a fixed header; median of {CACHED_CALLS}.",
+    f"API calls: one, then {CACHED_CALLS} with the cached token",
+    "token requests for these calls",
+    f"renewals of a token that is valid for {SHORT_LIFE:g} s",
+    "replays of one call whose token was revoked",
+    f"token requests of {COLD_CALLERS} callers that start together",
+    "time added to a cached call, over one with a fixed header (median)",
 )
 
 
@@ -101,21 +104,28 @@ def _figures(row: Row) -> dict[str, Any]:
 
 def _print_table(rows: list[Row], out: Console) -> None:
     narrow = out.width < _NARROW
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0) if narrow else (0, 1), collapse_padding=True)
-    for title in ("gateway", "client"):
-        table.add_column(title, no_wrap=not narrow)
-    for title in ("calls", "tokens", "renewed", "replays", "cold", "added"):
-        table.add_column(title, justify="right", no_wrap=not narrow)
+    titles = _SHORT_TITLES if narrow else _TITLES
+    table = Table(box=None if narrow else box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in ("client",) if narrow else ("gateway", "client"):
+        table.add_column(title, no_wrap=True)
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
     previous = None
     for row in rows:
         name = row.cls.provider.name
-        if previous not in {None, name}:
+        if name != previous and narrow:
+            table.add_row(f"{name}:")
+        elif name != previous and previous is not None:
             table.add_section()
-        counts = (row.api_calls, row.token_requests, row.renewals, row.replays, row.cold)
-        added = "-" if row.added is None else f"{row.added * 1000:.3f} ms"
-        table.add_row(name, row.client, *("-" if count is None else str(count) for count in counts), added)
         previous = name
+        table.add_row(*(() if narrow else (name,)), row.client, *_cells(row, unit="" if narrow else " ms"))
     out.print(table)
-    for line in _LEGEND:
-        print_line(line)
     print_line("")
+    print_facts(dict(zip(titles, _LEGEND, strict=True)))
+    print_line("")
+
+
+def _cells(row: Row, *, unit: str) -> list[str]:
+    counts = (row.api_calls, row.token_requests, row.renewals, row.replays, row.cold)
+    added = "-" if row.added is None else f"{round(row.added * 1000, 2) + 0.0:.2f}{unit}"
+    return [*("-" if count is None else str(count) for count in counts), added]
