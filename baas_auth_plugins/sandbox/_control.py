@@ -139,7 +139,8 @@ class Control:
         after = parse_qs(request.query).get("after", ["0"])[0]
         if not (after.isascii() and after.isdecimal() and len(after) < 20):
             raise ValueError("after must be the number of a request")
-        return {"requests": [record.masked() for record in self._sandbox.requests_after(int(after))[-_MOST_SHOWN:]]}
+        first, last, records = self._sandbox.requests_after(int(after))
+        return {"first": first, "last": last, "requests": [record.masked() for record in records[-_MOST_SHOWN:]]}
 
     def _stats(self, _request: Request) -> dict[str, Any]:
         requests: dict[str, dict[str, int]] = {}
@@ -208,7 +209,7 @@ _ENDPOINTS: Mapping[str, Mapping[str, tuple[str, _Handler]]] = {
         "DELETE": ("forget the faults that have not happened yet", Control._clear_faults),
     },
     "requests": {
-        "GET": ("the latest requests, secrets masked; ?after=NUMBER leaves out older ones", Control._requests),
+        "GET": ("the latest 500 requests, secrets masked; ?after=NUMBER leaves out older ones", Control._requests),
         "DELETE": ("forget the requests and their counts", Control._clear_requests),
     },
     "stats": {"GET": ("how many requests of each kind each gateway had", Control._stats)},

@@ -72,12 +72,12 @@ class Gateway(Endpoints):
     @property
     def requests(self) -> list[RecordedRequest]:
         """The latest 10,000 requests that reached a gateway, in order of arrival."""
-        return self.requests_after(0)
+        return self.requests_after(0)[2]
 
-    def requests_after(self, number: int) -> list[RecordedRequest]:
-        """Return the latest requests with a number above this one, in order of arrival."""
+    def requests_after(self, number: int) -> tuple[int, int, list[RecordedRequest]]:
+        """Return the first number that is kept, the last one, and the requests above `number` in order of arrival."""
         with self._lock:
-            return self._journal.records(number)
+            return self._journal.first, self._journal.last, self._journal.records(number)
 
     @property
     def max_in_flight(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter, OrderedDict
 from dataclasses import replace
-from itertools import count
 
 from ._messages import Kind, RecordedRequest, Request, Response
 
@@ -19,7 +18,7 @@ class Journal:
     """The log of one sandbox, which forgets the oldest requests first. Not thread-safe by itself."""
 
     def __init__(self) -> None:
-        self._numbers = count(1)
+        self.last = 0
         self._records: OrderedDict[int, RecordedRequest] = OrderedDict()
         self._counts: Counter[tuple[str | None, str]] = Counter()
         self._bytes = 0
@@ -28,7 +27,7 @@ class Journal:
 
     def begin(self, request: Request, kind: Kind, provider: str | None, response: Response, at: float) -> int:
         """Record a request whose answer is known but not sent, and return its number."""
-        number = next(self._numbers)
+        self.last = number = self.last + 1
         self._records[number] = RecordedRequest(
             request.method,
             request.path,
@@ -60,6 +59,11 @@ class Journal:
         if record := self._records.get(number):
             self._records[number] = record = replace(record, finished=time.monotonic())
         return record
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest request that is kept, or the next number if none is."""
+        return next(iter(self._records), self.last + 1)
 
     def records(self, after: int = 0) -> list[RecordedRequest]:
         """Return the latest requests with a higher number than `after`, in order of arrival."""
