@@ -48,6 +48,13 @@ def gateways(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
         yield sandbox
 
 
+class _Impatient(AxiaAuth):
+    """Does not wait between retries."""
+
+    def __init__(self, *args: Any, **parameters: Any) -> None:
+        super().__init__(*args, **{"max_wait": 0.1, **parameters})
+
+
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test see a wait announced only because the machine is busy."""
@@ -411,6 +418,8 @@ def test_a_failure_is_one_line_and_an_exit_code(
         (["token", "axia", "--timeout", "nan"], {}, "timeout"),
         (["token", "axia", "--base-url", "ftp://x"], {}, "base_url"),
         (["token", "axia", "--env-file", "does-not-exist.env"], {}, "cannot read does-not-exist.env"),
+        (["check", "axia", "--cert", "does-not-exist.pem"], {}, "cannot read does-not-exist.pem"),
+        (["token", "axia", "--key", "client.key"], {}, "--key needs --cert"),
     ],
 )
 def test_a_wrong_setting_is_one_line(
@@ -516,6 +525,22 @@ def test_environment_is_stronger_than_a_base_url_in_a_variable(
 
     assert main(["token", "bs2", "--environment", "homologation"]) == ExitCode.INTERRUPTED
     assert "https://apihmz.bancobonsucesso.com.br" in repr(made[0])
+
+
+@pytest.mark.parametrize("options", [True, False], ids=["with a certificate", "without"])
+def test_a_client_certificate_is_for_mutual_tls(
+    options: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--cert` and `--key` are what a gateway with mutual TLS wants; without them it is out of reach."""
+    with Sandbox(tls="mutual", client_id=f"client-{next(_numbers)}") as sandbox:
+        for name, value in sandbox.environment(AxiaAuth).items():
+            monkeypatch.setenv(name, value)
+        cert, key = sandbox.client_cert
+        given = ["--cert", cert, "--key", key] if options else ["--timeout", "1"]
+        monkeypatch.setattr("baas_auth_plugins.cli._gateways.NAMES", {"axia": _Impatient})
+
+        assert main(["check", "axia", *given]) == (ExitCode.OK if options else ExitCode.UNAVAILABLE)
+    assert capsys.readouterr().out.startswith("axia: ok\n" if options else "axia: not ok\n")
 
 
 # -- declared gateways

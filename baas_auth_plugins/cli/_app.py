@@ -58,6 +58,8 @@ Environment = Annotated[str | None, typer.Option(metavar="NAME", help="Such as h
 BaseUrl = Annotated[str | None, typer.Option(metavar="URL", help="Origin of the gateway.")]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="For one request. Default: 10.")]
 UserAgent = Annotated[str | None, typer.Option(metavar="TEXT", help="User-Agent that the gateway has registered.")]
+Cert = Annotated[str | None, typer.Option(metavar="FILE", help="Client certificate (PEM), for mutual TLS.")]
+Key = Annotated[str | None, typer.Option(metavar="FILE", help="Its key, if --cert does not hold it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the package's log on standard error.")]
 
@@ -102,11 +104,13 @@ def _check_command(
     base_url: BaseUrl = None,
     timeout: Timeout = None,
     user_agent: UserAgent = None,
+    cert: Cert = None,
+    key: Key = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
     """Get a token with your credentials; report its lifetime and scopes, and the gateway's latency and clock."""
-    settings = Settings(env_file, scope, environment, base_url, timeout, user_agent)
+    settings = Settings(env_file, scope, environment, base_url, timeout, user_agent, cert, key)
     with _running(verbose=verbose):
         return check([find(name) for name in providers], settings, as_json=json)
 
@@ -120,11 +124,13 @@ def _token_command(
     base_url: BaseUrl = None,
     timeout: Timeout = None,
     user_agent: UserAgent = None,
+    cert: Cert = None,
+    key: Key = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
-    """Request a token and print it, for curl and scripts."""
-    settings = Settings(env_file, scope, environment, base_url, timeout, user_agent)
+    """Request a new token and print it, for curl and scripts."""
+    settings = Settings(env_file, scope, environment, base_url, timeout, user_agent, cert, key)
     return _on_one(token, provider, settings, as_json=json, verbose=verbose)
 
 

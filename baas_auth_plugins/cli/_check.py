@@ -61,13 +61,15 @@ class _Stopwatch(HTTPAdapter):
         return response
 
 
-def session(exchanges: list[Exchange] | None = None) -> requests.Session:
+def session(settings: Settings, exchanges: list[Exchange] | None = None) -> requests.Session:
     """Return a session for token requests.
 
     Args:
+        settings: of the command line.
         exchanges: gets an entry for each answer.
     """
     opened = requests.Session()
+    opened.cert = settings.client_certificate
     opened.headers["User-Agent"] = f"baas-auth-plugins/{__version__}"
     for scheme in ("https://", "http://"):
         stopwatch = _Stopwatch()
@@ -186,7 +188,7 @@ def _check(cls: AuthClass, settings: Settings) -> Report:
     try:
         report.variables = list(settings.variables(cls))
         report.origin = settings.origin(cls)
-        with session(exchanges) as over:
+        with session(settings, exchanges) as over:
             auth = settings.auth(cls, session=over)
             try:
                 with waiting(waits_for(cls, settings)):

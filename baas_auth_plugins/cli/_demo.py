@@ -120,7 +120,8 @@ def _print_table(rows: list[Row], out: Console) -> None:
         previous = name
         table.add_row(*(() if narrow else (name,)), row.client, *_cells(row, unit="" if narrow else " ms"))
     out.print(table)
-    print_line("")
+    if narrow:
+        print_line("")
     print_facts(dict(zip(titles, _LEGEND, strict=True)))
     print_line("")
 

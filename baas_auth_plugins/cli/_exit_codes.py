@@ -86,7 +86,7 @@ def advice(error: BaaSAuthError, prefix: str) -> str:
         if error.status_code is not None:
             return "The fault is the gateway's. Try again later."
         if any(word in str(error) for word in ("certificate", "SSL", "TLS")):
-            return "If its certificate is of a private CA, set REQUESTS_CA_BUNDLE to the CA's file."
+            return "Set REQUESTS_CA_BUNDLE if its CA is private. Use --cert if it wants a client certificate."
         return f"Check the network, the proxy variables and {prefix}_BASE_URL."
     if isinstance(error, InvalidTokenResponseError):
         return f"Check {prefix}_BASE_URL: another server may have answered."

@@ -100,6 +100,8 @@ class Settings:
         base_url: instead of the variable.
         timeout: seconds for one token request.
         user_agent: the User-Agent of token requests.
+        cert: path of a client certificate (PEM), for mutual TLS.
+        key: path of its key, if that is another file.
     """
 
     env_file: str | None = None
@@ -108,6 +110,22 @@ class Settings:
     base_url: str | None = None
     timeout: float | None = None
     user_agent: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+    @property
+    def client_certificate(self) -> str | tuple[str, str] | None:
+        """What `requests.Session.cert` takes.
+
+        Raises:
+            ConfigurationError: a file is not there, or there is a key without a certificate.
+        """
+        if self.key is not None and self.cert is None:
+            raise ConfigurationError("--key needs --cert")
+        for path in (self.cert, self.key):
+            if path is not None and not Path(path).is_file():
+                raise ConfigurationError(f"cannot read {path}: there is no such file")
+        return (self.cert, self.key) if self.cert is not None and self.key is not None else self.cert
 
     def variables(self, cls: AuthClass) -> dict[str, str]:
         """Return the variables of this gateway that are set.

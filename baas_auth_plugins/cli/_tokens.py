@@ -27,7 +27,7 @@ def token(cls: AuthClass, settings: Settings, *, as_json: bool) -> int:
         settings: of the command line.
         as_json: print the token with its lifetime and scopes, as JSON.
     """
-    with session() as over, waiting(waits_for(cls, settings)):
+    with session(settings) as over, waiting(waits_for(cls, settings)):
         found = settings.auth(cls, session=over).get_token()
     if as_json:
         print_json(
@@ -93,7 +93,7 @@ def revoke(cls: AuthClass, settings: Settings, *, as_json: bool) -> int:
 
 def _ask(method: str, cls: AuthClass, settings: Settings) -> Any:
     """Call a method of the auth object with the token on standard input."""
-    with session() as over:
+    with session(settings) as over:
         auth = settings.auth(cls, session=over)
         call: Callable[[str], Any] | None = getattr(auth, method, None)
         if call is None:
