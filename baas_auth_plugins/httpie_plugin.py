@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 
 from httpie.plugins import AuthPlugin
 
-from .auth import OAuth2ClientCredentialsAuth
+from . import AvistaAuth, AxiaAuth, BS2Auth, NTXPayAuth, OAuth2ClientCredentialsAuth
 from .exceptions import ConfigurationError
-from .providers import AvistaAuth, AxiaAuth, BS2Auth, NTXPayAuth
 
 __all__ = ["AvistaPlugin", "AxiaPlugin", "BS2Plugin", "NTXPayPlugin"]
 

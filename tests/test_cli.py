@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from baas_auth_plugins import (
     PROVIDERS,
@@ -410,7 +411,7 @@ def test_a_failure_is_one_line_and_an_exit_code(
     ("arguments", "environment", "message"),
     [
         (["check", "axia"], {"BAAS_CLIENT_ID": ""}, "BAAS_CLIENT_ID"),
-        (["token", "bs2"], {"BS2_SCOPE": ""}, "scope is required"),
+        (["token", "bs2"], {"BS2_SCOPE": ""}, "scope"),
         (["check", "avista"], {"AVISTA_BASE_URL": "http://api.example.com"}, "https"),
         (["introspect"], {"BAAS_CLIENT_SECRET": ""}, "BAAS_CLIENT_SECRET"),
         (["check", "bs2", "--environment", "moon"], {}, "environment"),
@@ -515,16 +516,16 @@ def test_environment_is_stronger_than_a_base_url_in_a_variable(
     gateways: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`--environment` chooses the gateway's origin, whatever the variables say of the base URL."""
-    made: list[OAuth2ClientCredentialsAuth] = []
+    urls: list[str] = []
 
-    def get_token(auth: OAuth2ClientCredentialsAuth) -> Token:
-        made.append(auth)
+    def send(_: object, request: requests.PreparedRequest, **__: object) -> requests.Response:
+        urls.append(request.url or "")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(OAuth2ClientCredentialsAuth, "get_token", get_token)
+    monkeypatch.setattr("requests.adapters.HTTPAdapter.send", send)
 
     assert main(["token", "bs2", "--environment", "homologation"]) == ExitCode.INTERRUPTED
-    assert "https://apihmz.bancobonsucesso.com.br" in repr(made[0])
+    assert urls == ["https://apihmz.bancobonsucesso.com.br/auth/oauth/v2/token"]
 
 
 @pytest.mark.parametrize("options", [True, False], ids=["with a certificate", "without"])

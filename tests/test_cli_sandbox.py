@@ -166,6 +166,13 @@ def test_a_mistake_is_one_line(
     assert message in err
 
 
+def test_other_machines_need_tls(capsys: pytest.CaptureFixture[str]) -> None:
+    """On an address that others can reach, the sandbox says that they need https."""
+    with Sandbox(providers=[AxiaAuth]) as sandbox:
+        _sandbox._introduce(sandbox, [AxiaAuth], is_remote=True)
+    assert "need --tls" in capsys.readouterr().out
+
+
 def test_env_only_without_a_sandbox(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Where no sandbox runs, `--env-only` says how to start one."""
     monkeypatch.setattr(_sandbox, "_START", 0.2)

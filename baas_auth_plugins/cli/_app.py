@@ -11,9 +11,8 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
+from .. import PROVIDERS, __version__
 from ..exceptions import BaaSAuthError
-from ..providers import PROVIDERS
 from ._check import check
 from ._demo import demo
 from ._exit_codes import ExitCode, UsageError, error_line, exit_code

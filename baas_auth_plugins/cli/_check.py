@@ -11,9 +11,8 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 
-from .. import __version__
+from .. import Introspection, __version__
 from ..exceptions import BaaSAuthError, TokenEndpointError
-from ..introspection import Introspection
 from ._exit_codes import ExitCode, advice, error_line, exit_code
 from ._gateways import AuthClass, Settings
 from ._output import fail, print_facts, print_json, waiting

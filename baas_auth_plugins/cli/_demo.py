@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ..providers import PROVIDERS
+from .. import PROVIDERS
 from ..sandbox import Sandbox
 from ._demo_clients import CLIENTS
 from ._demo_rows import CACHED_CALLS, COLD_CALLERS, SHORT_LIFE, Row, cache_and_replay, renew, start_cold

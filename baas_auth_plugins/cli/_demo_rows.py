@@ -13,8 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..auth import OAuth2ClientCredentialsAuth
-from ..cache import MemoryTokenCache
+from .. import MemoryTokenCache, OAuth2ClientCredentialsAuth
 from ..events import Event, RequestReplayed, TokenMinted
 from ..exceptions import BaaSAuthError
 from ..sandbox import Fault, Sandbox

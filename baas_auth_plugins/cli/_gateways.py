@@ -14,9 +14,8 @@ from typing import Any, TypeGuard
 
 from dotenv.parser import parse_stream
 
-from ..auth import OAuth2ClientCredentialsAuth
+from .. import PROVIDERS, OAuth2ClientCredentialsAuth
 from ..exceptions import ConfigurationError
-from ..providers import PROVIDERS
 from ._exit_codes import UsageError
 
 __all__ = ["NAMES", "AuthClass", "Settings", "complete", "did_you_mean", "find"]

@@ -24,6 +24,7 @@ __all__ = ["DEFAULT_PORT", "assignments", "log_lines", "print_variables", "sandb
 
 DEFAULT_PORT = 8765
 _START = 5.0  # seconds that --env-only waits for a sandbox that has just been started
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  # where to ask one that listens there
 
 
@@ -60,7 +61,7 @@ def sandbox(
         on_request=log.on_request,
     )
     with _stopped_by_signals(), suppress(KeyboardInterrupt), _started(running, host, port):
-        _introduce(running, classes)
+        _introduce(running, classes, is_remote=host not in _LOOPBACK)
         log.wait()
     return ExitCode.OK
 
@@ -74,11 +75,13 @@ def _started(running: Sandbox, host: str, port: int) -> Sandbox:
         raise OSError(f"port {port} is in use; name another with --port, or 0 for any") from error
 
 
-def _introduce(running: Sandbox, classes: Sequence[AuthClass]) -> None:
+def _introduce(running: Sandbox, classes: Sequence[AuthClass], *, is_remote: bool) -> None:
     """Print where the gateways are and how to use them."""
     variables = [running.environment(cls) for cls in classes]  # opens their own origins, too
     print_line(f"The gateways are on {running.url} until Ctrl-C.", indent="")
     print_line("The page there shows requests and tokens, and injects faults.", indent="")
+    if is_remote and running.url.startswith("http:"):
+        print_line("Clients in containers and on other machines need --tls, because they refuse http.", indent="")
     print()
     for assignment in assignments(variables):
         print(assignment)
@@ -97,7 +100,7 @@ class _Log:
         """Print one request; if that fails, wake up `wait`."""
         try:
             for line in log_lines(request.masked()):
-                print_line(line, indent="    ")
+                print_line(line)
         except OSError as error:
             self._error = error
             self._failed.set()
@@ -127,14 +130,14 @@ def log_lines(request: Mapping[str, Any]) -> Iterator[str]:
     provider = request["provider"] or "-"
     yield f"{when} {provider} {request['method']} {request['path']}{query} -> {answer}{took}"
     if request["problem"]:
-        yield f"    differs: {request['problem']}"
+        yield f"  differs: {request['problem']}"
     if request["fault"]:
-        yield f"    fault: {request['fault']}"
+        yield f"  fault: {request['fault']}"
     if request["kind"] != "api" or request["problem"]:
         headers = request["headers"]
         sent = [f"{name}: {headers[name]}" for name in ("authorization", "content-type") if name in headers]
         sent += [f"body: {request['body']}"] if request["body"] else []
-        yield f"    sent: {'; '.join(sent) or 'no credentials'}"
+        yield f"  sent: {'; '.join(sent) or 'no credentials'}"
 
 
 @contextmanager

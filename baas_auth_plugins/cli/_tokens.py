@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ..introspection import Introspection, Revocation
+from .. import Introspection, Revocation
 from ._check import session, waits_for
 from ._exit_codes import ExitCode, UsageError
 from ._gateways import AuthClass, Settings
@@ -16,6 +16,8 @@ from ._output import fail, moment, print_facts, print_json, waiting
 
 __all__ = ["introspect", "revoke", "token"]
 
+_INTROSPECTION = ("active", "client_id", "token_type", "scopes", "expires_at", "issued_at", "reason")
+_REVOCATION = ("status", "revoked_at", "token_id")
 _LONGEST_INPUT = 65_536  # characters; no token is that long
 
 
@@ -57,7 +59,7 @@ def introspect(cls: AuthClass, settings: Settings, *, as_json: bool) -> int:
     """
     answer: Introspection = _ask("introspect", cls, settings)
     if as_json:
-        print_json({name: json_value(value) for name, value in answer._asdict().items()})
+        print_json({name: json_value(getattr(answer, name)) for name in _INTROSPECTION})
     else:
         print_facts(
             {
@@ -85,7 +87,7 @@ def revoke(cls: AuthClass, settings: Settings, *, as_json: bool) -> int:
     """
     answer: Revocation = _ask("revoke", cls, settings)
     if as_json:
-        print_json(answer._asdict())
+        print_json({name: getattr(answer, name) for name in _REVOCATION})
     else:
         print_facts({"status": answer.status, "revoked at": moment(answer.revoked_at), "token_id": answer.token_id})
     return ExitCode.OK
