@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -550,3 +551,19 @@ def test_what_is_no_path_of_a_gateway_is_not_found(sandbox: Sandbox, target: str
     """A path beside Axia's endpoints is no API, even with a token; nor is what is no path."""
     assert status(sandbox, mint(sandbox), target) == 404
     assert sandbox.requests[-1].kind == "unknown"
+
+
+def test_examples_of_the_documentation_run() -> None:
+    """Each Python example of docs/sandbox.md runs as it stands there."""
+    text = Path(__file__).parent.parent.joinpath("docs", "sandbox.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        exec(example, {})  # noqa: S102  # our own text
+
+
+def test_control_api_is_documented_whole(sandbox: Sandbox) -> None:
+    """docs/sandbox.md names every path of the control API."""
+    text = Path(__file__).parent.parent.joinpath("docs", "sandbox.md").read_text(encoding="utf-8")
+    listed = json.loads(send(sandbox, Sent("/_sandbox/", {}, method="GET")).text)
+    assert [line for line in listed if f"/{line.rpartition('/')[2]}" not in text] == []

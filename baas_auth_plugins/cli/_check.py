@@ -135,7 +135,7 @@ class Report:
             "scopes": None if self.scopes is None else " ".join(self.scopes) or "the gateway names none",
             "latency": _number(self.latency, ".3f", " s"),
         }
-        if self.expires_in is not None:
+        if self.expires_in is not None and self.attempts:
             facts["clock"] = _clock(self.clock_skew)
         if self.attempts is not None and self.attempts > 1:
             facts["attempts"] = str(self.attempts)

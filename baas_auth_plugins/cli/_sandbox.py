@@ -6,6 +6,7 @@ import errno
 import http.client
 import json
 import os
+import re
 import shlex
 import signal
 import ssl
@@ -24,6 +25,7 @@ __all__ = ["DEFAULT_PORT", "assignments", "log_lines", "print_variables", "sandb
 
 DEFAULT_PORT = 8765
 _START = 5.0  # seconds that --env-only waits for a sandbox that has just been started
+_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  # where to ask one that listens there
 
@@ -49,8 +51,11 @@ def sandbox(
 
     Raises:
         OSError: the address cannot be used, or standard output is closed.
+        UsageError: a host name is wrong.
     """
     log = _Log()
+    if not all(map(_HOSTNAME.fullmatch, hostnames)):
+        raise UsageError("--hostname must be the name of a host, in ASCII, such as host.docker.internal")
     running = Sandbox(
         providers=classes,
         host=host,
@@ -67,6 +72,7 @@ def sandbox(
 
 
 def _started(running: Sandbox, host: str, port: int) -> Sandbox:
+    """Start the sandbox, with errors that say what to do."""
     try:
         return running.start()
     except OSError as error:
@@ -77,7 +83,10 @@ def _started(running: Sandbox, host: str, port: int) -> Sandbox:
 
 def _introduce(running: Sandbox, classes: Sequence[AuthClass], *, is_remote: bool) -> None:
     """Print where the gateways are and how to use them."""
-    variables = [running.environment(cls) for cls in classes]  # opens their own origins, too
+    try:
+        variables = [running.environment(cls) for cls in classes]  # gives some of them a further port
+    except (OSError, OverflowError) as error:
+        raise OSError("no free port after --port for the gateways that need their own; name a lower one") from error
     print_line(f"The gateways are on {running.url} until Ctrl-C.", indent="")
     print_line("The page there shows requests and tokens, and injects faults.", indent="")
     if is_remote and running.url.startswith("http:"):

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from .._provider import Provider
 from ._faults import Fault, fault_from_json
-from ._gateway import Exchange, Origin
+from ._gateway import Exchange
 from ._messages import Request, Response, json_response
 from ._page import page
 from ._shapes import Shape, shape_of
@@ -43,14 +43,12 @@ class Control:
     """Serves the page and the control API beside the gateways of one origin.
 
     Args:
-        sandbox: what is controlled.
-        origin: answers all other requests.
+        sandbox: what is controlled. It answers all other requests.
         names: the sandbox's host names, with a port if it is not its own.
     """
 
-    def __init__(self, sandbox: Sandbox, origin: Origin, names: tuple[str, ...]) -> None:
+    def __init__(self, sandbox: Sandbox, names: tuple[str, ...]) -> None:
         self._sandbox = sandbox
-        self._origin = origin
         self._names = names
         self._rotations = 1
 
@@ -58,7 +56,7 @@ class Control:
         """Answer a control request, or hand the request to the gateways."""
         is_page = request.path == "/" and request.method == "GET" and _wants_page(request)
         if not is_page and not request.path.startswith(PREFIX):
-            return self._origin.begin(request)
+            return self._sandbox.begin(request)
         try:
             self._check_sender(request)
             return Exchange(None, page() if is_page else self._answer(request))
@@ -70,12 +68,14 @@ class Control:
 
     def finish(self, exchange: Exchange) -> None:
         """Note that an answer is sent now, or that its client is gone."""
-        self._origin.finish(exchange)
+        self._sandbox.finish(exchange)
 
     def _check_sender(self, request: Request) -> None:
         """Refuse what a web page of another origin can send."""
         own = urlsplit(self._sandbox.url)
         hosts = {name if _has_port(name) else f"{name}:{own.port}" for name in self._names}
+        if own.port == {"http": 80, "https": 443}[own.scheme]:
+            hosts |= {name for name in self._names if not _has_port(name)}
         host = request.headers.get("host", "").lower()
         if host not in hosts:
             raise _WrongError(403, f"the Host header must be one of {', '.join(sorted(hosts))}; see hostnames=")

@@ -13,7 +13,7 @@ from ._messages import Pairs, Response
 __all__ = ["FIXED", "Fault", "FaultQueue", "fault_from_header", "fault_from_json"]
 
 FaultKind = Literal[
-    "status", "delay", "drop", "truncate", "garbage", "empty", "huge", "body", "redirect", "hang", "expire"
+    "status", "delay", "drip", "drop", "truncate", "garbage", "empty", "huge", "body", "redirect", "hang", "expire"
 ]
 Target = Literal["token", "api", "introspect", "revoke", "*"]
 
@@ -35,7 +35,7 @@ _MOST_WAITING = 1000
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FRAMING = {"content-length", "transfer-encoding", "connection"}
 
-_ASKABLE = ("drop", "hang", "garbage", "empty", "huge", "truncate", "expire", "delay")
+_ASKABLE = ("drop", "hang", "garbage", "empty", "huge", "truncate", "expire", "delay", "drip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Fault:
 
     Args:
         kind: ``"status"`` answers `status` with that gateway's error body; ``"delay"`` answers
-            normally, late; ``"drop"`` closes the connection without an answer; ``"truncate"``
+            normally, late; ``"drip"`` answers normally, one byte every `delay` seconds; ``"drop"`` closes the connection without an answer; ``"truncate"``
             announces more bytes than it sends; ``"garbage"`` is a WAF's HTML, ``"empty"`` no
             body, ``"huge"`` 50 MiB and ``"body"`` the given `body`, each as a 200;
             ``"redirect"`` is a 307 to the ``Location`` in `headers`; ``"hang"`` never answers;
@@ -53,7 +53,7 @@ class Fault:
         times: requests it applies to; -1 for ever.
         status: HTTP status; required for ``"status"``, elsewhere in place of 200 or 307.
         retry_after: value of the Retry-After header, sent as given.
-        delay: seconds before the answer; for ``"hang"``, before the connection is closed (0: never). At most a day.
+        delay: seconds before the answer, or for ``"drip"`` between its bytes; for ``"hang"``, before the connection is closed (0: never). At most a day.
         headers: further response headers, as pairs or a mapping; not those that frame the body.
         body: the body of ``"body"``, or of ``"status"`` in place of the gateway's own.
         provider: name of the only gateway that it applies to; None for all.

@@ -176,8 +176,8 @@ class Gateway(Endpoints):
 
     # -- one request
 
-    def begin(self, request: Request, routes: Routes) -> Exchange:
-        """Compute and record the answer to a request; call `finish` when it is sent."""
+    def answer(self, request: Request, routes: Routes) -> Exchange:
+        """Compute and record the answer to a request at the origin with these routes; call `finish` when it is sent."""
         with self._lock:
             route = routes.find(request.path)
             provider = self._provider(request, route, routes)
@@ -237,7 +237,8 @@ class Gateway(Endpoints):
             response,
             headers=(*(pair for pair in response.headers if pair[0].lower() not in replaced), *extra),
             body=response.body if fault.body is None else fault.body,
-            delay=fault.delay or response.delay,
+            delay=0.0 if fault.kind == "drip" else fault.delay or response.delay,
+            drip=fault.delay if fault.kind == "drip" else 0.0,
             fault=fault.kind,
             problem="" if fault.kind == "status" else response.problem,
         )
@@ -250,7 +251,7 @@ class Gateway(Endpoints):
                 problem = {**_PROBLEMS, 401: unauthorized}.get(status, "server_error")
                 refusal = RefusedError(status, problem, retry_after=fault.retry_after)
                 return self._refuse(refusal, route.kind, provider)
-            case "delay" | "expire":
+            case "delay" | "drip" | "expire":
                 return self._answer(request, route, provider, expired=fault.kind == "expire")
             case "truncate":
                 whole = self._answer(request, route, provider)
@@ -272,7 +273,7 @@ class Origin:
 
     def begin(self, request: Request) -> Exchange:
         """Compute and record the answer to a request."""
-        return self._gateway.begin(request, self._routes)
+        return self._gateway.answer(request, self._routes)
 
     def finish(self, exchange: Exchange) -> None:
         """Note that an answer is sent now, or that its client is gone."""

@@ -49,6 +49,7 @@ class Response:
         delay: seconds to wait before the first byte; ``inf`` waits until the sandbox closes.
         repeat: how many times the body is sent; more than once goes out without a length.
         missing: bytes that are announced but never sent.
+        drip: seconds between two bytes; 0 sends them at once.
         problem: the rule of the gateway's page that the request broke. It is recorded, not sent.
         fault: the kind of the fault that made this answer. It is recorded, not sent.
     """
@@ -59,6 +60,7 @@ class Response:
     delay: float = 0.0
     repeat: int = 1
     missing: int = 0
+    drip: float = 0.0
     problem: str = ""
     fault: str | None = None
 

@@ -12,8 +12,8 @@ from typing import Literal, Self
 from .. import providers as registry
 from .._provider import Provider
 from ._control import Control, without_port
-from ._gateway import Gateway, Origin
-from ._messages import RecordedRequest
+from ._gateway import Exchange, Gateway, Origin
+from ._messages import RecordedRequest, Request
 from ._routes import Declared, Routes, declaration
 from ._server import Server, Service
 from ._shapes import scopes_of
@@ -118,7 +118,8 @@ class Sandbox(Gateway):
     def url_for(self, gateway: Declared) -> str:
         """Return the origin of one gateway alone, which counts and answers as that gateway only.
 
-        It listens from the first call on. With a fixed `port` it is the next port that is free, from ``port + 1`` on.
+        It listens from the first call on. With a fixed `port` the first gateway gets ``port + 1``, the second
+        ``port + 2`` and so on; instead of a port that is taken it gets any that is free.
 
         Args:
             gateway: an auth class, a declaration, or the name of one of the package's; it need not be in `providers`.
@@ -205,7 +206,7 @@ class Sandbox(Gateway):
                 if self._tls:
                     self._authority = Authority(map(without_port, self._names))
                     self._ssl_context = self._authority.server_context(client_certificate=self._tls == "mutual")
-                self._url = self._open(Control(self, Origin(self, self._routes), self._names), self._port)
+                self._url = self._open(Control(self, self._names), self._port)
         return self
 
     def close(self) -> None:
@@ -217,6 +218,10 @@ class Sandbox(Gateway):
             server.close()
         if authority is not None:
             authority.close()
+
+    def begin(self, request: Request) -> Exchange:
+        """Compute and record the answer to a request at `url`; `finish` follows when it is sent."""
+        return self.answer(request, self._routes)
 
     def __enter__(self) -> Self:
         return self.start()

@@ -196,14 +196,20 @@ class _Handler(socketserver.BaseRequestHandler):
             headers.append((b"Content-Length", str(len(response.body) + response.missing).encode()))
         reason = responses.get(response.status, "").encode()
         head = h11.Response(status_code=response.status, headers=headers, reason=reason)
-        self._transmit(head, *([] if bodiless else [h11.Data(data=response.body)]))
+        self._transmit(head, *([] if bodiless else [h11.Data(data=response.body)]), drip=response.drip)
         for _ in range(0 if bodiless else response.repeat - 1):
             self._transmit(h11.Data(data=response.body))
         if not response.missing:
             self._transmit(h11.EndOfMessage())
 
-    def _transmit(self, *events: Any) -> None:
-        self.request.sendall(b"".join(self._http.send(event) or b"" for event in events))
+    def _transmit(self, *events: Any, drip: float = 0.0) -> None:
+        data = b"".join(self._http.send(event) or b"" for event in events)
+        for start in range(len(data) if drip else 0):
+            self.request.sendall(data[start : start + 1])
+            if self.server.closing.wait(drip):
+                return
+        if not drip:
+            self.request.sendall(data)
 
 
 def _request(event: h11.Request, body: bytes) -> Request:
