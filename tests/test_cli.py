@@ -660,10 +660,13 @@ def test_help_lists_commands_and_exit_codes(arguments: list[str], capsys: pytest
         assert f"{code.value} {code.meaning}" in words
 
 
-def test_the_docstring_lists_the_exit_codes() -> None:
-    """The table in the module's docstring is what the program does."""
-    rows = re.findall(r"^(\d+) +(\S.*)$", cli.__doc__ or "", re.MULTILINE)
-    assert rows == [(str(code.value), code.meaning) for code in ExitCode]
+def test_the_documents_list_the_exit_codes() -> None:
+    """The tables in the module's docstring and in docs/command-line.md are what the program does."""
+    page = (Path(__file__).parents[1] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    expected = [(str(code.value), code.meaning) for code in ExitCode]
+
+    assert re.findall(r"^(\d+) +(\S.*)$", cli.__doc__ or "", re.MULTILINE) == expected
+    assert re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE) == expected
 
 
 # -- waits and logs
