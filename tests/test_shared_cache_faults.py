@@ -93,7 +93,7 @@ def replayed(
     auth, failed = auths(), []
     for second in range(30):
         auth = auths() if cold else auth
-        store.values = {key: (value, store.now() + 600) for key, (value, _) in old.items()}
+        store.values = {key: (value, store.now() + ttl) for key, (value, ttl) in old.items()}
         try:
             auth.get_token()
         except BaaSAuthError:
@@ -112,17 +112,18 @@ def replayed(
     ],
     ids=["401", "page", "429", "503"],
 )
+@pytest.mark.parametrize("later", [20, 3600])
 @pytest.mark.parametrize("cold", [False, True], ids=["one process", "cold processes"])
 def test_an_old_failure_that_is_put_back_lasts_no_longer_than_it_did(
-    cold: bool, fault: Fault, lasts: int, store: SharedStore, clock: FakeClock, sandbox: Sandbox
+    cold: bool, later: int, fault: Fault, lasts: int, store: SharedStore, clock: FakeClock, sandbox: Sandbox
 ) -> None:
     """Whoever writes an old failure into the cache again and again delays processes for as long as it lasted, at most."""
     sandbox.inject(fault)
     with pytest.raises(TokenEndpointError):
         make(AxiaAuth, sandbox, cache=store.face(), max_wait=3).get_token()
-    old = dict(store.values)
+    old = {key: (value, until - store.now()) for key, (value, until) in store.values.items()}
     sandbox.clear_faults()
-    clock.advance(3600)
+    clock.advance(later)
     failed = replayed(store, lambda: make(AxiaAuth, sandbox, cache=store.face(), max_wait=3), clock, old, cold=cold)
     assert len(failed) <= lasts + 1
     assert all(second <= lasts for second in failed)
