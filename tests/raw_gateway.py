@@ -15,7 +15,7 @@ from conftest import Auth
 
 from baas_auth_plugins import AxiaAuth
 
-__all__ = ["Exchange", "RawGateway", "SharedStore", "StoreFace", "elapsed", "http", "token_body"]
+__all__ = ["Exchange", "RawGateway", "SharedStore", "StoreFace", "elapsed", "http", "token_body", "until"]
 
 PATIENCE = 30.0  # seconds after which a connection that a test left behind ends by itself
 TOO_MANY = 60  # token requests after which the gateway refuses, so that an endless loop ends
@@ -33,6 +33,15 @@ def http(
 def token_body(token: str, expires_in: Any = 3600, **members: Any) -> bytes:
     """Return the JSON of a token response."""
     return json.dumps({"access_token": token, "token_type": "Bearer", "expires_in": expires_in} | members).encode()
+
+
+def until(condition: Callable[[], Any], patience: float = 20.0) -> Any:
+    """Wait in real time until the condition holds, and return it."""
+    end = time.perf_counter() + patience
+    while not (found := condition()):
+        assert time.perf_counter() < end, f"it did not come to this in {patience} s"
+        threading.Event().wait(0.01)
+    return found
 
 
 @dataclass

@@ -10,7 +10,7 @@ import anyio
 import pytest
 import requests
 from conftest import CLIENTS, SECRET, Client, FakeClock
-from raw_gateway import Exchange, RawGateway, elapsed
+from raw_gateway import Exchange, RawGateway, elapsed, until
 
 from baas_auth_plugins import AxiaAuth, MemoryTokenCache, TokenEndpointError, TokenEndpointUnavailableError
 
@@ -161,8 +161,7 @@ def test_a_dripping_yielded_token_request_holds_up_only_its_caller(client: Clien
             client.call(auth, "GET", gateway.url + "/a")
 
     led = pool.submit(leader)
-    while not gateway.tokens:
-        assert not led.done()
+    until(lambda: gateway.tokens)
     with elapsed() as spent, pytest.raises(TokenEndpointError):
         auth.get_token()
     assert spent.seconds < BOUND
