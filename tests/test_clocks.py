@@ -109,7 +109,9 @@ def test_a_token_of_a_future_is_used_or_replaced_once(
     assert server.count("token") <= 2
 
 
-@EACH
+@pytest.mark.parametrize(
+    ("client", "auth_class"), [(CLIENTS[0], AxiaAuth), (CLIENTS[2], NTXPayAuth)], ids=["sync", "async"]
+)
 def test_a_token_of_a_future_does_not_last_until_then(
     client: Client, auth_class: Auth, clock: FakeClock, machine: TimeMachine, gateway: Callable[..., RawGateway]
 ) -> None:
