@@ -14,7 +14,12 @@ from raw_gateway import Exchange, RawGateway, elapsed, until
 
 from baas_auth_plugins import AxiaAuth, MemoryTokenCache, TokenEndpointError, TokenEndpointUnavailableError
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.filterwarnings(
+        "ignore:Async generator .* was garbage collected:ResourceWarning"
+    ),  # httpx leaves its own behind
+]
 
 LONG = 12.0  # seconds that an answer drips
 BOUND = 7.0  # seconds that no bounded call needs, however busy the machine

@@ -27,7 +27,12 @@ from baas_auth_plugins import (
 )
 from baas_auth_plugins.sandbox import Fault, Sandbox
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.filterwarnings(
+        "ignore:Async generator .* was garbage collected:ResourceWarning"
+    ),  # httpx leaves its own behind
+]
 
 EACH = pytest.mark.parametrize(
     ("client", "auth_class"),

@@ -17,7 +17,12 @@ from raw_gateway import Exchange, RawGateway, elapsed, http
 
 from baas_auth_plugins import AxiaAuth, MemoryTokenCache
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [
+    pytest.mark.timeout(90),
+    pytest.mark.filterwarnings(
+        "ignore:Async generator .* was garbage collected:ResourceWarning"
+    ),  # httpx leaves its own behind
+]
 
 MIB = 1 << 20
 BOUND = 12.0  # seconds that no replay needs, however busy the machine
