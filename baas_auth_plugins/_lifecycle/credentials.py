@@ -164,10 +164,12 @@ class ClientCredentials:
             call.deadline = min(call.deadline, at.monotonic + client.timeout)
         try:
             token = yield from rotated.successor.acquire(call)
-        except (TokenEndpointError, SecretRotatedError):
-            if valid is None or not valid.is_valid(now(), client.leeway):
-                raise
-            return valid
+        except (TokenEndpointError, SecretRotatedError) as error:
+            if valid is not None and valid.is_valid(now(), client.leeway):
+                return valid
+            if isinstance(error, SecretRotatedError):
+                raise ConfigurationError("client_secret: the callable returns another secret at each call") from None
+            raise
         self._source = rotated.successor
         return token
 
