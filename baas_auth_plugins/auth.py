@@ -1,71 +1,68 @@
-"""`OAuth2ClientCredentialsAuth`: one auth object for requests, httpx and httpx2, checked at construction."""
+"""`OAuth2ClientCredentialsAuth`: one auth object for requests, httpx and httpx2, checked when it is made."""
 
 from __future__ import annotations
 
-import inspect
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, TypeVar, Unpack
 
-import httpx
 import requests
 
-from ._client import Client
-from ._client_auth import credential, sends_basic
-from ._drive import arun, in_thread, run
-from ._flow import TokenRequest, TokenResponse
-from ._grant import Grant
-from ._httpx import HttpxFace
-from ._httpx_wire import aclient_transport
-from ._origin import AllowedOrigins, parse_origin
-from ._provider import Provider
-from ._requests import RequestsFace, SessionTransport, spawn
-from ._token import SCOPE_TOKEN, Token
+from . import _process
+from ._http.calls import acall_with_token, call_with_token
+from ._http.drivers import arun, run
+from ._http.flow import AuthParts
+from ._http.httpx import HttpxAuth
+from ._http.requests import RequestsAuth
+from ._http.session_sender import SessionSender
+from ._lifecycle.coordinator import Coordinator, LocalCoordinator, LocalState
+from ._lifecycle.credentials import ClientCredentials
+from ._lifecycle.fetch import Call
+from ._lifecycle.rate_limit import RateLimiter
+from ._lifecycle.source import TokenSource
+from ._oauth import parameters
+from ._oauth.client import OAuthClient, derive_key
+from ._oauth.origins import AllowedOrigins
+from ._oauth.provider import Provider
+from ._oauth.token import Token
 from .cache import MemoryTokenCache, TokenCache
 from .exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from .events import Event
 
-__all__ = ["OAuth2ClientCredentialsAuth"]
+__all__ = ["OAuth2ClientCredentialsAuth", "Overrides"]
+
+T = TypeVar("T")
 
 _PROCESS_CACHE = MemoryTokenCache()
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_LONGEST = 1e9
-_MADE_ANEW = ("_fresh", "_grant", "_origins", "_transport")
-_NO_HEADERS: dict[str, str] = {}
-_HEADERS_OF_OURS = {"authorization", "content-length", "transfer-encoding"}
+_MADE_ANEW = ("_credentials", "_hook", "_parts", "_sender")
 
 
-class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
+class Overrides(TypedDict, total=False):
+    """The constructor's parameters, for `from_env`."""
+
+    client_id: str
+    client_secret: str | Callable[[], str]
+    scope: str | Iterable[str] | None
+    environment: str
+    base_url: str | None
+    leeway: float
+    timeout: float
+    max_wait: float
+    cache: TokenCache | None
+    session: requests.Session | None
+    headers: Mapping[str, str] | None
+    background_renewal: bool
+    allowed_origins: Iterable[str]
+    on_event: Callable[[Event], object] | None
+
+
+class OAuth2ClientCredentialsAuth(RequestsAuth, HttpxAuth):
     """Authenticates API calls with the OAuth 2.0 client credentials grant (RFC 6749 section 4.4).
 
-    One object may serve any number of requests sessions, httpx clients, threads and event loops at
-    once; they share one token. A subclass names the gateway: ``provider = Provider(...)``.
-
-    Args:
-        client_id: as the gateway gave it.
-        client_secret: likewise; or a callable that returns it, called at first use and at each
-            mint, in a worker thread where the code is async.
-        scope: the scopes to ask for or, where the gateway assigns them, those required.
-        environment: one of the provider's.
-        base_url: the gateway's origin, instead of the environment's.
-        leeway: seconds before expiry at which a token is renewed; half its lifetime at most.
-        timeout: seconds for one token request.
-        max_wait: most seconds that one caller spends waiting for a token.
-        cache: where tokens are kept; this process's memory by default.
-        session: the `requests.Session` that carries token requests made on behalf of requests.
-        headers: extra headers for token, introspection and revocation requests. An httpx client that follows
-            redirects sends them on, though never the credentials.
-        background_renewal: renew in a daemon thread, so that no caller waits or fails while a token lives.
-        allowed_origins: further origins that may receive the token.
-        on_event: called with each lifecycle event, in the thread where it happens.
-
-    Raises:
-        ConfigurationError: a parameter is wrong; the message names it and says what to do.
-        InsecureTransportError: a URL is neither https nor on loopback.
+    One object serves any number of requests sessions, httpx clients, threads and event loops at once, and they share
+    one token. A subclass names the gateway: ``provider = Provider(...)``.
     """
 
     provider: ClassVar[Provider]
@@ -73,7 +70,7 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
     def __init__(
         self,
         client_id: str,
-        client_secret: str | Callable[[], str],
+        client_secret: str | Callable[[], str] | None = None,
         *,
         scope: str | Iterable[str] | None = None,
         environment: str = "production",
@@ -88,181 +85,229 @@ class OAuth2ClientCredentialsAuth(RequestsFace, HttpxFace):
         allowed_origins: Iterable[str] = (),
         on_event: Callable[[Event], object] | None = None,
     ) -> None:
-        provider = getattr(type(self), "provider", None)
-        if not isinstance(provider, Provider):
-            raise ConfigurationError(f"{type(self).__name__} has no `provider`; use a subclass that names its gateway")
-        origin_text, origin = parse_origin("base_url", _base_url(provider, environment, base_url))
-        if isinstance(allowed_origins, str) or not isinstance(allowed_origins, Iterable):
-            raise ConfigurationError("allowed_origins must be a list of origins, such as ['https://api.example.com']")
-        self._origins = AllowedOrigins(
-            [origin, *(parse_origin("allowed_origins", extra)[1] for extra in allowed_origins)]
-        )
-        if on_event is not None and (not callable(on_event) or _is_async(on_event)):
-            raise ConfigurationError("on_event must be a plain function that takes one event")
-        client = Client(
+        """Check the parameters. Nothing is sent before the first API request.
+
+        Args:
+            client_id: as the gateway gave it.
+            client_secret: likewise; or a callable that returns it, such as a vault's. It is called at first use and
+                before each token request, in a daemon thread. Left out only where the gateway knows the client by
+                its certificate.
+            scope: the scopes to request or, where the gateway assigns them, those that must be granted.
+            environment: one of the provider's.
+            base_url: origin of the token endpoint and of the API, instead of the environment's.
+            leeway: seconds before expiry at which a token is renewed; half its lifetime at most.
+            timeout: seconds for one token request, and for one call of a callable `client_secret`.
+            max_wait: most seconds that one caller waits for a token.
+            cache: where tokens are kept; this process's memory by default.
+            session: the `requests.Session` that sends every token request, whichever client needs it: with its
+                proxies, CA, client certificate and adapters. It is never changed or closed.
+            headers: extra headers for token, introspection and revocation requests.
+            background_renewal: renew in a daemon thread, so that no caller waits or fails while a token is valid.
+            allowed_origins: further origins that may receive the token.
+            on_event: called with each event of this object, in the thread where it happens.
+
+        Raises:
+            ConfigurationError: a parameter is wrong; the message names it and says what to do.
+            InsecureTransportError: a URL is neither https nor on loopback.
+        """
+        provider = _provider_of(type(self))
+        origin_text, origin = parameters.base_url(provider, environment, base_url)
+        api_origins = () if base_url is not None else provider.api_origins.get(environment, ())
+        further = parameters.origins("allowed_origins", allowed_origins) + parameters.origins("api_origins", api_origins)
+        _check(session, cache, on_event, background_renewal=background_renewal)
+        client = OAuthClient(
             provider=provider,
-            client_id=credential("client_id", client_id, in_basic=sends_basic(provider)),
+            client_id=parameters.client_id(provider, client_id),
             base_url=origin_text,
-            scope=_scope(provider, scope),
-            leeway=_seconds("leeway", leeway, may_be_zero=True),
-            timeout=_seconds("timeout", timeout),
-            max_wait=_seconds("max_wait", max_wait),
-            headers=_headers(headers),
-            on_event=on_event,
+            scope=parameters.scope(provider, scope),
+            leeway=parameters.seconds("leeway", leeway, may_be_zero=True),
+            timeout=parameters.seconds("timeout", timeout),
+            max_wait=parameters.seconds("max_wait", max_wait),
+            headers=parameters.headers(headers),
         )
-        if session is not None and not hasattr(session, "get_adapter"):
-            raise ConfigurationError(f"session must be a requests.Session, not {type(session).__name__}")
-        has_methods = all(callable(getattr(cache, method, None)) for method in ("get", "swap"))
-        if cache is not None and (isinstance(cache, type) or not has_methods):
-            raise ConfigurationError("cache must be a TokenCache, with get and swap")
-        self._transport = SessionTransport(session)
-        self._grant = Grant(
-            client,
-            client_secret if callable(client_secret) else credential("client_secret", client_secret),
-            _PROCESS_CACHE if cache is None else cache,
-            partial(spawn, send=self._transport) if background_renewal else None,
-        )
-        if _is_async(client_secret):
+        if callable(client_secret):
+            if parameters.is_async(client_secret):
+                raise ConfigurationError(
+                    "client_secret must be a plain function, not a coroutine function: it is called in a thread"
+                )
+            secret: str | Callable[[], str] = client_secret
+        else:
+            secret = parameters.client_secret(provider, client_secret)
+        self._cache = _PROCESS_CACHE if cache is None else cache
+        if provider.token_endpoint_auth_method == "none" and getattr(self._cache, "blocking", True):
             raise ConfigurationError(
-                "client_secret must be a plain function, not a coroutine function: it is called in a worker thread"
+                f"cache: {provider.name} has no client secret, so nothing could encrypt a token in a shared cache"
             )
+        self._sender = SessionSender(session)
+        self._credentials = ClientCredentials(
+            client,
+            secret,
+            _source_finder(client, self._cache),
+            self._sender,
+            on_event,
+            run if background_renewal else None,
+        )
+        self._parts = AuthParts(self._credentials, AllowedOrigins(provider.name, origin, further))
 
     @classmethod
-    def from_env(cls, prefix: str | None = None, **overrides: Any) -> Self:
+    def from_env(cls, prefix: str | None = None, **overrides: Unpack[Overrides]) -> Self:
         """Make an auth object from environment variables.
 
-        Reads ``{PREFIX}_CLIENT_ID`` and ``{PREFIX}_CLIENT_SECRET`` and, where set, ``_SCOPE``,
-        ``_ENVIRONMENT`` and ``_BASE_URL``. Unset and empty are the same.
+        Reads ``{PREFIX}_CLIENT_ID`` and ``{PREFIX}_CLIENT_SECRET`` and, where set, ``_SCOPE``, ``_ENVIRONMENT`` and
+        ``_BASE_URL``. An empty variable counts as unset.
 
         Args:
             prefix: instead of the provider's own: ``BAAS`` (Axia), ``NTXPAY``, ``AVISTA`` or ``BS2``.
-            overrides: any parameter of the constructor; it wins over its variable.
+            overrides: parameters of the constructor; each wins over its variable.
 
         Raises:
-            ConfigurationError: a variable is missing, and named, or a parameter is wrong.
+            ConfigurationError: variables are missing, and named; or a parameter is wrong.
         """
-        prefix = cls.provider.env_prefix if prefix is None else prefix
+        provider = _provider_of(cls)
+        prefix = provider.env_prefix if prefix is None else prefix
         names = ("client_id", "client_secret", "scope", "environment", "base_url")
         found = {name: os.environ.get(f"{prefix}_{name.upper()}") for name in names}
-        parameters: dict[str, Any] = {name: value for name, value in found.items() if value} | overrides
-        missing = [f"{prefix}_{name.upper()}" for name in names[:2] if name not in parameters]
+        arguments: dict[str, Any] = {name: value for name, value in found.items() if value} | dict(overrides)
+        needed = names[:1] if provider.token_endpoint_auth_method == "none" else names[:2]
+        missing = [f"{prefix}_{name.upper()}" for name in needed if name not in arguments]
         if missing:
-            raise ConfigurationError(f"set the environment variable {' and '.join(missing)}, or pass it as a parameter")
-        return cls(**parameters)
+            raise ConfigurationError(f"missing environment variables: {', '.join(missing)}")
+        return cls(**arguments)
 
     def get_token(self) -> Token:
-        """Return a token that may be sent, minting one if need be, over `session` or a private one.
+        """Return a token that may be sent; request one if there is none. It goes over `session` or a private one.
 
         Raises:
-            TokenEndpointError: there is no live token, and none could be had.
+            TokenEndpointError: there is no valid token, and none could be had.
         """
-        return run(self._grant.acquire(self._transport.headers), self._transport)
+        return run(self._credentials.acquire(self._call())).token
 
     async def aget_token(self) -> Token:
-        """Return a token as `get_token` does, blocking no event loop.
+        """Do as `get_token`, and block no event loop."""
+        return (await arun(self._credentials.acquire(self._call()))).token
 
-        The token request goes through an `httpx.AsyncClient` of its own or, where the auth object was
-        given a `session`, through that, in a worker thread.
-        """
-        return await arun(self._grant.acquire(self._transport.headers), self._asend)
+    def invalidate(self, token: Token | str | None = None) -> None:
+        """Drop a token: the next call requests one. Needed only where a gateway rejects a token without a 401.
 
-    def invalidate(self) -> None:
-        """Drop the cached token: the next call mints. Needed only where the gateway gives no 401.
+        Args:
+            token: this very token, never its successor; by default whichever is current.
 
         Raises:
-            BaaSAuthError: the callable that gives the client secret failed.
+            TokenEndpointError: the callable that gives the client secret failed.
         """
-        run(self._grant.invalidate(), self._transport)
+        run(self._credentials.invalidate(self._call(), token))
 
-    async def _asend(self, request: TokenRequest) -> TokenResponse:
-        if self._transport.session is not None:
-            return await in_thread(partial(self._transport, request))
-        async with await in_thread(httpx.AsyncClient) as client:  # it reads the CA file
-            return await aclient_transport(client)(request)
+    async def ainvalidate(self, token: Token | str | None = None) -> None:
+        """Do as `invalidate`, and block no event loop."""
+        await arun(self._credentials.invalidate(self._call(), token))
+
+    def call_with_token(self, send: Callable[[Token], T], *, is_rejected: Callable[[T], bool] | None = None) -> T:
+        """Call an API through any other client, such as urllib3 or a generated one, and heal one 401.
+
+        Args:
+            send: sends the API request with a token, and returns the response. It is called a second time, with
+                another token, if the API rejects the first one: so it must send the whole body again.
+            is_rejected: returns whether a response says that the token is not accepted. By default a response, or an
+                exception, with a ``status_code``, ``status`` or ``code`` of 401 does.
+
+        Raises:
+            TokenEndpointError: there is no valid token, and none could be had.
+        """
+        return call_with_token(self._parts, self._sender, send, is_rejected)
+
+    async def acall_with_token(
+        self, send: Callable[[Token], Awaitable[T]], *, is_rejected: Callable[[T], bool] | None = None
+    ) -> T:
+        """Do as `call_with_token` for a coroutine function, such as one that uses aiohttp."""
+        return await acall_with_token(self._parts, self._sender, send, is_rejected)
+
+    def _call(self) -> Call:
+        return self._credentials.call(self._sender, self._sender.user_agent)
 
     def __repr__(self) -> str:
-        client = self._grant.client
+        client = self._credentials.client
         return f"{type(self).__name__}(client_id={client.client_id!r}, base_url={client.base_url!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         # The parameters make the object anew: locks, connections and tokens stay behind.
-        client, grant = self._grant.client, self._grant
-        parameters = {
+        credentials, client = self._credentials, self._credentials.client
+        arguments = {
             "client_id": client.client_id,
-            "client_secret": grant.secret,
+            "client_secret": credentials.secret or None,
             "scope": client.scope,
-            "environment": next(iter(self.provider.environments)),
             "base_url": client.base_url,
             "leeway": client.leeway,
             "timeout": client.timeout,
             "max_wait": client.max_wait,
-            "cache": None if grant.cache is _PROCESS_CACHE else grant.cache,
-            "session": self._transport.session,
+            "cache": None if self._cache is _PROCESS_CACHE else self._cache,
+            "session": self._sender.session,
             "headers": client.headers,
-            "background_renewal": grant.renews_in_background,
-            "allowed_origins": self._origins.further,
-            "on_event": client.on_event,
+            "background_renewal": credentials.renews_in_background,
+            "allowed_origins": self._parts.origins.further,
+            "on_event": credentials.on_event,
         }
-        kept = {name: value for name, value in vars(self).items() if name not in _MADE_ANEW}
-        return {"_parameters": parameters, **kept}
+        kept = {name: value for name, value in vars(self).items() if name not in (*_MADE_ANEW, "_cache")}
+        return {"_arguments": arguments, **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        OAuth2ClientCredentialsAuth.__init__(self, **state.pop("_parameters"))
+        OAuth2ClientCredentialsAuth.__init__(self, **state.pop("_arguments"))
         vars(self).update(state)
 
 
-def _base_url(provider: Provider, environment: object, base_url: str | None) -> object:
-    if not isinstance(environment, str) or environment not in provider.environments:
-        known = " or ".join(repr(name) for name in provider.environments)
-        raise ConfigurationError(f"environment must be {known} for {provider.name}")
-    return provider.environments[environment] if base_url is None else base_url
+def _provider_of(cls: type) -> Provider:
+    provider = getattr(cls, "provider", None)
+    if not isinstance(provider, Provider):
+        raise ConfigurationError(f"{cls.__name__} has no `provider`; use a subclass that names its gateway")
+    return provider
 
 
-def _scope(provider: Provider, value: object) -> str | None:
-    if isinstance(value, str):
-        scopes = value.split()
-    else:
-        try:
-            scopes = list(value or ())  # type: ignore[call-overload]  # whatever it is, the except clause tells
-        except TypeError:
-            raise ConfigurationError("scope must be a str, or an iterable of str") from None
-        if isinstance(value, set | frozenset):
-            scopes = sorted(scopes, key=str)
-    if not all(isinstance(scope, str) and SCOPE_TOKEN.fullmatch(scope) for scope in scopes):
-        raise ConfigurationError(
-            "scope has an entry that is no scope (RFC 6749 section 3.3): printable ASCII, no spaces"
-        )
-    if not scopes and provider.scope == "required":
-        raise ConfigurationError(
-            f"scope is required by {provider.name}: name what you need, such as 'cob.read pix.read'"
-        )
-    return " ".join(scopes) or None
+def _check(session: object, cache: object, on_event: object, *, background_renewal: object) -> None:
+    if session is not None and not hasattr(session, "get_adapter"):
+        raise ConfigurationError(f"session must be a requests.Session, not {type(session).__name__}")
+    has_methods = all(callable(getattr(cache, method, None)) for method in ("get", "swap"))
+    if cache is not None and (isinstance(cache, type) or not has_methods):
+        raise ConfigurationError("cache must be a TokenCache, with get and swap")
+    if on_event is not None and (not callable(on_event) or parameters.is_async(on_event)):
+        raise ConfigurationError("on_event must be a plain function that takes one event")
+    if not isinstance(background_renewal, bool):
+        raise ConfigurationError(f"background_renewal must be True or False, not {background_renewal!r}")
 
 
-def _seconds(parameter: str, value: object, *, may_be_zero: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LONGEST:
-        raise ConfigurationError(f"{parameter} must be a finite number of seconds")
-    if value < 0 or (value == 0 and not may_be_zero):
-        raise ConfigurationError(f"{parameter} must be {'0 or more' if may_be_zero else 'more than 0'} seconds")
-    return float(value)
+def _source_finder(client: OAuthClient, cache: TokenCache) -> Callable[[str], TokenSource]:
+    """Return the function that finds the source of a client secret's tokens."""
+    # Looked up once: the endpoint and the client_id do not change, and the class lives as long as the process.
+    limits = (client.base_url, client.provider.token_endpoint, client.client_id)
+
+    def find(secret: str) -> TokenSource:
+        key = client.cache_key(secret)
+        return _process.shared(cache, key, lambda: make(secret, key))
+
+    def make(secret: str, key: str) -> TokenSource:
+        limiter = _process.shared(RateLimiter, limits, lambda: RateLimiter(client.provider.token_rate_limit))
+        if isinstance(cache, MemoryTokenCache):
+            local = LocalState(cache, key)
+            coordinator: Coordinator = LocalCoordinator(local, limiter)
+        else:
+            local = LocalState(None, key)
+            coordinator = _fleet_coordinator(client, cache, secret, local, limiter)
+        return TokenSource(client.name, key, local, coordinator, limiter)
+
+    return find
 
 
-def _headers(value: object) -> Mapping[str, str]:
-    if value is None:
-        return _NO_HEADERS
-    if not isinstance(value, Mapping):
-        raise ConfigurationError("headers must be a mapping of str to str")
-    for name, content in value.items():
-        if not isinstance(name, str) or not isinstance(content, str) or not _HEADER_NAME.fullmatch(name):
-            raise ConfigurationError("headers must be a mapping of header names to str")
-        if name.lower() in _HEADERS_OF_OURS:
-            raise ConfigurationError(f"headers must not set {name}: the client authentication does")
-        if not (content.isascii() and content.isprintable() and content == content.strip()):
-            raise ConfigurationError(
-                f"headers: the value of {name} must be printable ASCII without blanks at its ends; percent-encode the rest"
-            )
-    return dict(value)
+def _fleet_coordinator(
+    client: OAuthClient, cache: TokenCache, secret: str, local: LocalState, limiter: RateLimiter
+) -> Coordinator:
+    from ._fleet.codec import limits_codec, state_codec  # imported lazily: cryptography takes its time
+    from ._fleet.coordinator import FleetCoordinator
+    from ._fleet.store import SharedStore
 
-
-def _is_async(function: object) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    secret_key, window = derive_key(secret, b"token-at-rest"), (limiter.limit or (0, 0.0))[1]
+    return FleetCoordinator(
+        client.name,
+        local,
+        limiter,
+        _process.shared(cache, SharedStore, lambda: SharedStore(cache)),
+        state_codec(client.cache_key(secret), secret_key),
+        limits_codec(client.limits_key(secret), secret_key, window),
+    )

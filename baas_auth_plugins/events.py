@@ -1,11 +1,18 @@
-"""What happened to a token, told to `on_event`: frozen facts that hold no secret and no token.
+"""What happens to tokens, as events for `on_event` and for `subscribe`. No event holds a secret or a token.
 
 A token appears as `token_digest`, the first 8 hex digits of its SHA-256. Durations are seconds.
+
+Listeners run in the thread where the event happens; in async code that is the event loop's thread, so they must not
+block. They run after the callers that wait for the token were woken. What a listener raises is logged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
+
+from . import _listeners
 
 __all__ = [
     "Event",
@@ -15,60 +22,119 @@ __all__ = [
     "TokenMinted",
     "TokenRejected",
     "TokenServedStale",
+    "subscribe",
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What every event tells: the provider's name, and the token it is about, where there is one."""
+    """What every event has.
+
+    Attributes:
+        provider: the provider's name, such as ``"axia"``.
+        client_id: the client whose token it is.
+        token_digest: the token, as its digest; None where no token is involved.
+    """
 
     provider: str
+    client_id: str
     token_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenMinted(Event):
-    """A token request gave a token; `duration` includes retries and waits between them."""
+    """The gateway issued a token.
 
+    Attributes:
+        reason: why it was requested: there was none yet (``cold``), the old one was due for renewal (``due``), had
+            expired (``expired``), was rejected by the API (``rejected``), or was dropped (``invalidated``).
+        attempts: token requests that were sent for it.
+        duration: seconds from the decision to request it, retries and waits included.
+        expires_in: its lifetime in seconds.
+    """
+
+    reason: Literal["cold", "due", "expired", "rejected", "invalidated"]
+    attempts: int
     duration: float
     expires_in: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenServedStale(Event):
-    """A caller got a token that is due for renewal; it lives for `remaining` seconds more."""
+    """A caller got a token that is due for renewal.
+
+    Attributes:
+        remaining: seconds until it expires.
+    """
 
     remaining: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenewalFailed(Event):
-    """No token came of a renewal; the old one, if it lives, is served for `cooldown` seconds before the next try."""
+    """A token request failed.
 
-    duration: float
+    Attributes:
+        error: the name of the exception class.
+        status_code: HTTP status of the gateway's answer; None without an answer.
+        duration: seconds from the decision to request a token, retries and waits included.
+        serving_old_token: whether callers still get a valid token.
+        next_attempt_in: seconds until a token may be requested again.
+    """
+
     error: str
     status_code: int | None
-    cooldown: float
+    duration: float
+    serving_old_token: bool
+    next_attempt_in: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRejected(Event):
-    """The API answered 401; `age` is the token's age in seconds, `replaying` whether the request is sent again."""
+    """The API answered 401 to a token.
+
+    Attributes:
+        age: the token's age in seconds.
+        replaying: whether the request is sent again with another token.
+        reason: why it is not: ``body``, ``back-off`` or ``rate limit``; None if it is.
+    """
 
     age: float
     replaying: bool
+    reason: Literal["body", "back-off", "rate limit"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestReplayed(Event):
-    """A rejected request was sent again with another token, `duration` seconds after the rejection."""
+    """A rejected request was sent again with another token.
 
-    duration: float
+    Attributes:
+        status_code: HTTP status of the second answer.
+        duration: seconds from the rejection to the second answer.
+    """
+
     status_code: int
+    duration: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimited(Event):
-    """No token request may be sent for `retry_after` seconds; None where the gateway did not say how long."""
+    """The token endpoint's rate limit was met, at the gateway (429) or on this side.
+
+    Attributes:
+        retry_after: seconds until the next token request.
+    """
 
     retry_after: float | None
+
+
+def subscribe(listener: Callable[[Event], object]) -> Callable[[], None]:
+    """Call a function with each event of every auth object in this process.
+
+    Args:
+        listener: called with one event.
+
+    Returns:
+        A function that ends the subscription.
+    """
+    return _listeners.add(listener)

@@ -10,9 +10,10 @@
         ├── TokenEndpointUnavailableError         5xx or the network, after the retries
         └── InvalidTokenResponseError             not JSON, no token, a nonsense lifetime
 
-A `TokenEndpointError` is also a `requests.RequestException`, an `httpx.HTTPError` and, where
-httpx2 is installed, an `httpx2.HTTPError`: the `except` clause a script already has catches it.
-No message ever holds a secret, a token or a response body.
+A `TokenEndpointError` is also a `requests.RequestException`, an `httpx.HTTPError` and, where httpx2 is installed, an
+`httpx2.HTTPError`: the `except` clause that a script already has catches it. A `TokenEndpointUnavailableError` is also
+their `ConnectionError` or `TransportError`: a retry predicate sees that it may pass. No message holds a secret, a
+token, a response body or a URL with a query.
 """
 
 from __future__ import annotations
@@ -38,17 +39,22 @@ if TYPE_CHECKING:
 
     class _ClientError(requests.RequestException, httpx.HTTPError):  # type: ignore[misc]  # both define `request`; ours shadows them
         pass
+
+    class _TransportError(requests.ConnectionError, httpx.TransportError):  # type: ignore[misc]  # likewise
+        pass
 else:
-    _bases = [requests.RequestException, httpx.HTTPError]
     try:
         import httpx2
     except ImportError:
-        pass
+        _packages = [httpx]
     else:
-        _bases.append(httpx2.HTTPError)
+        _packages = [httpx, httpx2]
 
-    class _ClientError(*_bases):
-        """Every base class a caller's `except` clause may name."""
+    class _ClientError(requests.RequestException, *(package.HTTPError for package in _packages)):
+        """What an `except` clause of any client's user catches."""
+
+    class _TransportError(requests.ConnectionError, *(package.TransportError for package in _packages)):
+        """What any client's user retries as a passing fault of the network."""
 
 
 class BaaSAuthError(Exception):
@@ -61,7 +67,7 @@ class BaaSAuthError(Exception):
         return copied
 
     def _fields(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("request", "response")}
+        return dict(self.__dict__)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.args, self._fields())
@@ -89,14 +95,18 @@ class TokenEndpointError(BaaSAuthError, _ClientError):
         provider: the provider's name, such as ``"axia"``.
         status_code: HTTP status of the gateway's answer, or None where there was none.
         error: the gateway's error code, such as ``"invalid_client"`` or ``"E00101"``.
-        error_description: the gateway's text, shortened, with credentials and tokens blanked.
-        retry_after: seconds after which a token request is worth another try, or None.
-        request: always None; there to satisfy handlers written for requests and httpx.
+        error_description: the gateway's text, shortened, with credentials and tokens redacted.
+        retry_after: seconds after which a token request may be sent again, or None.
+        request: always None, for handlers that were written for requests and httpx.
         response: always None, likewise.
     """
 
-    request: Any = None
-    response: Any = None
+    # About the client secret, not about the gateway: other callers try again.
+    _is_local = False
+    # Another attempt would fail, too, as for a certificate that TLS refuses.
+    _is_final = False
+    response = property(lambda self: None, lambda self, value: None)
+    request = property(lambda self: None, lambda self, value: None)  # httpx sets it to what holds the credentials
 
     def __init__(
         self,
@@ -134,7 +144,7 @@ class RateLimitError(TokenEndpointError):
     """The token endpoint's rate limit; ``retry_after`` says how many seconds to wait."""
 
 
-class TokenEndpointUnavailableError(TokenEndpointError):
+class TokenEndpointUnavailableError(TokenEndpointError, _TransportError):
     """The token endpoint answers 5xx or cannot be reached, after the retries."""
 
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
 
-from ._drive import arun, run
-from ._flow import Effect, TokenRequest, TokenResponse
-from ._httpx_wire import aclient_transport, client_transport
-from ._logs import hidden_from_logs
-from ._requests import SessionTransport
-from ._response import blank, read_json
-from ._token import Instant, Token
+from ._http.drivers import arun, run
+from ._http.httpx_messages import aclient_sender, client_sender
+from ._http.log_redaction import redacted_logs
+from ._http.session_sender import SessionSender
+from ._lifecycle.effects import Flow
+from ._lifecycle.fetch import Call, Sender
+from ._oauth.messages import TokenRequest, TokenResponse
+from ._oauth.responses import read_json, redact
+from ._oauth.token import Token, now
 from .auth import OAuth2ClientCredentialsAuth
 from .exceptions import ConfigurationError, InvalidTokenResponseError
 
@@ -104,55 +107,95 @@ class IntrospectionMixin(OAuth2ClientCredentialsAuth):
         """Do as `revoke`; `client` is an `httpx.AsyncClient` or `httpx2.AsyncClient`."""
         return await self._arun(self._revoke, token, client)
 
-    def _run(self, flow: Callable[[str], Generator[Effect, Any, T]], token: Token | str | None, client: Any) -> T:
-        send = self._sender(client)
-        value = _value(token) if token is not None else run(self._own_token(flow), send)
-        with hidden_from_logs(value):
-            return run(flow(value), send)
+    def _run(self, ask: Callable[[Call, str], Flow[T]], token: Token | str | None, client: Any) -> T:
+        call = self._credentials.call(_sender(client) or self._sender, self._sender.user_agent)
+        value = _value(token) if token is not None else run(self._own_token(ask))
+        with redacted_logs(value):
+            return run(ask(call, value))
 
-    async def _arun(
-        self, flow: Callable[[str], Generator[Effect, Any, T]], token: Token | str | None, client: Any
-    ) -> T:
-        send = self._asender(client)
-        value = _value(token) if token is not None else await arun(self._own_token(flow), send)
-        with hidden_from_logs(value):
-            return await arun(flow(value), send)
+    async def _arun(self, ask: Callable[[Call, str], Flow[T]], token: Token | str | None, client: Any) -> T:
+        send = _asender(client)
+        call = self._credentials.call(self._sender if send is None else None, self._sender.user_agent)
+        value = _value(token) if token is not None else await arun(self._own_token(ask))
+        with redacted_logs(value):
+            return await arun(ask(call, value), send)
 
-    def _own_token(self, flow: object) -> Generator[Effect, Any, str]:
-        token = yield from self._grant.known()
-        if token is None and flow == self._revoke:
-            raise ConfigurationError("token: there is none in the cache to revoke; pass the one that is meant")
+    def _own_token(self, ask: object) -> Flow[str]:
+        call = self._call()
+        token = yield from self._credentials.current(call)
+        if token is None and ask == self._revoke:
+            raise ConfigurationError("token: there is none in the cache to revoke; pass the one that you mean")
         if token is None:
-            token = yield from self._grant.acquire(self._transport.headers, background=False)
+            token = (yield from self._credentials.acquire(call, in_background=True)).token
         return token.access_token
 
-    def _introspect(self, token: str) -> Generator[Effect, Any, Introspection]:
-        endpoint = self.provider.introspection_endpoint
-        return (yield from self._grant.ask(endpoint, token, self._transport.headers, _read_introspection))
+    def _introspect(self, call: Call, token: str) -> Flow[Introspection]:
+        response, secrets = yield from self._ask(call, self.provider.introspection_endpoint, token)
+        return self._read_introspection(response, secrets)
 
-    def _revoke(self, token: str) -> Generator[Effect, Any, Revocation]:
-        endpoint = self.provider.revocation_endpoint
-        revocation: Revocation = yield from self._grant.ask(endpoint, token, self._transport.headers, _read_revocation)
-        yield from self._grant.forget(token)
+    def _revoke(self, call: Call, token: str) -> Flow[Revocation]:
+        response, secrets = yield from self._ask(call, self.provider.revocation_endpoint, token)
+        revocation = self._read_revocation(response, secrets)
+        yield from self._credentials.invalidate(call, token)
         return revocation
 
-    def _sender(self, client: Any) -> Callable[[TokenRequest], TokenResponse]:
-        if client is None:
-            return self._transport
-        if isinstance(client, type):
-            raise ConfigurationError("client must be an open client, not a class")
-        if hasattr(client, "get_adapter"):
-            return SessionTransport(client)
-        if hasattr(client, "build_request") and not inspect.iscoroutinefunction(client.send):
-            return client_transport(client)
-        raise ConfigurationError("client must be a requests.Session, httpx.Client or httpx2.Client")
+    def _ask(self, call: Call, endpoint: str | None, token: str) -> Flow[tuple[TokenResponse, tuple[str, ...]]]:
+        if endpoint is None:
+            raise ConfigurationError(f"{self.provider.name} has no such endpoint: its `provider` names none")
+        response, secrets = yield from self._credentials.request_about(call, endpoint, f"token={quote(token, safe='')}")
+        return response, (*secrets, token)
 
-    def _asender(self, client: Any) -> Callable[[TokenRequest], Awaitable[TokenResponse]]:
-        if client is None:
-            return self._asend
-        if not isinstance(client, type) and inspect.iscoroutinefunction(getattr(client, "send", None)):
-            return aclient_transport(client)
-        raise ConfigurationError("client must be an httpx.AsyncClient or httpx2.AsyncClient")
+    def _read_introspection(self, response: TokenResponse, secrets: tuple[str, ...]) -> Introspection:
+        client = self._credentials.client
+        payload = read_json(client, response, now(), *secrets)
+        active = payload.get("active")
+        if not isinstance(active, bool):
+            raise InvalidTokenResponseError(
+                f"{client.name}: the introspection response has no `active`",
+                provider=client.name,
+                status_code=response.status_code,
+            )
+        reason = _text(payload, "reason")
+        return Introspection(
+            active=active,
+            client_id=_text(payload, "client_id"),
+            token_type=_text(payload, "token_type"),
+            scopes=frozenset((_text(payload, "scope") or "").split()),
+            expires_at=_moment(payload, "exp", "expires_at"),
+            issued_at=_moment(payload, "iat", "issued_at"),
+            reason=None if reason is None else redact(reason, secrets),
+        )
+
+    def _read_revocation(self, response: TokenResponse, secrets: tuple[str, ...]) -> Revocation:
+        if response.status_code == 404:
+            return Revocation("Token not found or already revoked")
+        payload = read_json(self._credentials.client, response, now(), *secrets)
+        token_id = _text(payload, "token_id")
+        return Revocation(
+            status=redact(_text(payload, "status") or "", secrets),
+            revoked_at=_moment(payload, "revoked_at"),
+            token_id=None if token_id and any(secret in token_id for secret in secrets) else token_id,
+        )
+
+
+def _sender(client: Any) -> Sender | None:
+    if client is None:
+        return None
+    if isinstance(client, type):
+        raise ConfigurationError("client must be an open client, not a class")
+    if hasattr(client, "get_adapter"):
+        return SessionSender(client)
+    if hasattr(client, "build_request") and not inspect.iscoroutinefunction(client.send):
+        return client_sender(client)
+    raise ConfigurationError("client must be a requests.Session, httpx.Client or httpx2.Client")
+
+
+def _asender(client: Any) -> Callable[[TokenRequest], Awaitable[TokenResponse]] | None:
+    if client is None:
+        return None
+    if not isinstance(client, type) and inspect.iscoroutinefunction(getattr(client, "send", None)):
+        return aclient_sender(client)
+    raise ConfigurationError("client must be an httpx.AsyncClient or httpx2.AsyncClient")
 
 
 def _value(token: object) -> str:
@@ -160,36 +203,6 @@ def _value(token: object) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_TOKEN or not value.isprintable():
         raise ConfigurationError(f"token must be a Token, or a printable str of at most {_LONGEST_TOKEN} characters")
     return value
-
-
-def _read_introspection(
-    provider: str, secrets: tuple[str, ...], response: TokenResponse, now: Instant
-) -> Introspection:
-    payload = read_json(response, provider, now, *secrets)
-    active = payload.get("active")
-    if not isinstance(active, bool):
-        raise InvalidTokenResponseError(f"{provider}: the introspection does not say `active`", provider=provider)
-    return Introspection(
-        active=active,
-        client_id=_text(payload, "client_id"),
-        token_type=_text(payload, "token_type"),
-        scopes=frozenset((_text(payload, "scope") or "").split()),
-        expires_at=_moment(payload, "exp", "expires_at"),
-        issued_at=_moment(payload, "iat", "issued_at"),
-        reason=blank(_text(payload, "reason"), secrets),
-    )
-
-
-def _read_revocation(provider: str, secrets: tuple[str, ...], response: TokenResponse, now: Instant) -> Revocation:
-    if response.status_code == 404:
-        return Revocation("Token not found or already revoked")
-    payload = read_json(response, provider, now, *secrets)
-    token_id = _text(payload, "token_id")
-    return Revocation(
-        status=blank(_text(payload, "status"), secrets) or "",
-        revoked_at=_moment(payload, "revoked_at"),
-        token_id=None if token_id and any(secret in token_id for secret in secrets) else token_id,
-    )
 
 
 def _text(payload: Mapping[str, Any], name: str) -> str | None:

@@ -1,13 +1,12 @@
 """Where tokens are kept between requests, and between the processes that share them.
 
-A cache is two methods: `get`, and `swap`, which changes what is kept only if it is still what the caller has
-seen. That is all that one flight per fleet, its lease, its pauses and its rate limit are built
-from, so whatever can compare and swap with a time to live can be a cache.
+A cache is two methods: `get`, and `swap`, which is compare-and-swap. Leases, back-offs and rate limits of a fleet are
+all built from these. So any store that can compare and swap, with a time to live, can be a cache.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from .memory import MemoryTokenCache
 
@@ -16,28 +15,27 @@ __all__ = ["MemoryTokenCache", "TokenCache"]
 
 @runtime_checkable
 class TokenCache(Protocol):
-    """Keeps opaque values by key. Keys reveal nothing. A cache that raises is passed over for a while.
+    """Keeps encrypted values by key. The methods may block and raise, and are called from several threads.
 
-    Where the methods do I/O, values are sealed bytes, and each call is made in a thread and waited for
-    in bounded time, so nothing here need be fast, async or patient.
+    A cache is taken for shared with other processes, unless it has ``blocking = False``.
     """
 
-    @property
-    def blocking(self) -> bool:
-        """Whether the methods do I/O: then other processes may share this cache."""
-
-    def get(self, key: str) -> tuple[Any, float] | None:
-        """Return what is kept under `key` and the seconds that are left to it, or None."""
-
-    def swap(self, key: str, old: Any | None, new: Any | None, ttl: float) -> bool:
-        """Put `new` in the place of `old`, in one step that nobody else's can come between.
+    def get(self, key: str) -> tuple[bytes, float] | None:
+        """Return the value and the seconds until it expires, or None.
 
         Args:
-            key: where.
-            old: what must be there, or None for nothing.
-            new: what shall be there, or None for nothing.
-            ttl: seconds after which it is gone by itself.
+            key: a digest; it reveals nothing.
+        """
+
+    def swap(self, key: str, old: bytes | None, new: bytes | None, ttl: float) -> bool:
+        """Replace a value in one step, if it still is `old`.
+
+        Args:
+            key: as for `get`.
+            old: the expected value; None for none.
+            new: the new value; None to delete it.
+            ttl: seconds until the new value expires.
 
         Returns:
-            Whether it was done; False if something else is there than `old`.
+            Whether it was replaced.
         """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .._client_auth import client_secret_json
-from .._provider import Provider
+from ..client_auth import client_secret_json
+from .._oauth.provider import Provider
 from ..auth import OAuth2ClientCredentialsAuth
 
 __all__ = ["AvistaAuth", "NTXPayAuth"]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from .._client_auth import client_secret_basic_without_body
-from .._provider import Provider
+from .._oauth.provider import Provider
 from ..introspection import IntrospectionMixin
 
 __all__ = ["AxiaAuth"]
@@ -21,7 +20,8 @@ class AxiaAuth(IntrospectionMixin):
         env_prefix="BAAS",
         environments={"production": "https://baas-gtw.axiadigitalsolutions.com"},
         token_endpoint="/v1/authentication/oauth/access-token",
-        token_endpoint_auth_method=client_secret_basic_without_body,
+        token_endpoint_auth_method="client_secret_basic",
+        token_request_format="empty",
         default_expires_in=3600,
         token_rate_limit=(100, 60),
         introspection_endpoint="/v1/authentication/oauth/introspect",

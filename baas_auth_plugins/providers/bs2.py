@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._provider import Provider
+from .._oauth.provider import Provider
 from ..auth import OAuth2ClientCredentialsAuth
 
 __all__ = ["BS2Auth"]

@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from .._provider import Provider
+from .._oauth.provider import Provider
 from ._faults import Fault, fault_from_json
 from ._gateway import Exchange
 from ._messages import Request, Response, json_response

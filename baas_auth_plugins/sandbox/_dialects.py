@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .._provider import Provider
+from .._oauth.provider import Provider
 from ._refusal import RefusedError
 from ._shapes import shape_of
 

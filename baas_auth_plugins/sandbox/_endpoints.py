@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
-from .._provider import Provider
+from .._oauth.provider import Provider
 from ._assertions import check_assertion
 from ._dialects import dialect_of
 from ._messages import Kind, Request, Response, json_response

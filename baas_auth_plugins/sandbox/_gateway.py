@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from email.utils import formatdate
 from typing import Any
 
-from .._provider import Provider
+from .._oauth.provider import Provider
 from ._endpoints import Endpoints
 from ._faults import FIXED, Fault, FaultQueue, fault_from_header
 from ._journal import Journal

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from .. import providers as registry
-from .._provider import Provider
+from .._oauth.provider import Provider
 from ._messages import Kind
 from ._refusal import RefusedError
 from ._shapes import ASSIGNED_SCOPES, OFFERED_SCOPES, shape_of

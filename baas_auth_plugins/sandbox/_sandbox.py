@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from .. import providers as registry
-from .._provider import Provider
+from .._oauth.provider import Provider
 from ._control import Control, without_port
 from ._gateway import Exchange, Gateway, Origin
 from ._messages import RecordedRequest, Request

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import quote_plus, urlencode
 
-from .._provider import Provider
+from .._oauth.provider import Provider
 
 __all__ = [
     "ASSIGNED_SCOPES",

@@ -1,0 +1,1 @@
+"""Over which HTTP client: requests, httpx and httpx2, sync and async. The flows are written once, in `flow`."""

@@ -1,0 +1,278 @@
+"""Fetching one token: token requests with their retries, within the caller's `max_wait` and the gateway's limits."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from .._listeners import Listener, emit
+from .._oauth.client import OAuthClient
+from .._oauth.messages import NetworkError, TokenRequest, TokenResponse
+from .._oauth.responses import read_token
+from .._oauth.token import Token, digest, now
+from ..exceptions import (
+    InvalidClientError,
+    InvalidTokenResponseError,
+    RateLimitError,
+    TokenEndpointError,
+    TokenEndpointUnavailableError,
+)
+from .coordinator import Coordinator, Decision
+from .effects import Flow, Job, RunInThread, SendTokenRequest, Sleep
+from .rate_limit import RateLimiter
+from .single_flight import Flight, OutOfTimeError
+from .state import TokenState
+
+__all__ = ["RETRIED", "Call", "SecretReader", "Sender", "Work", "backoff", "fetch", "send", "unreachable"]
+
+logger = logging.getLogger("baas_auth_plugins")
+
+Sender = Callable[[TokenRequest], TokenResponse]
+"""Sends a token request in the thread that calls it."""
+
+RETRIED = (None, 429, 500, 502, 503, 504)  # None: no answer came
+_RETRIES = 3
+_MOST_REQUESTS = 6
+_SHORTEST_TIMEOUT = 0.5  # seconds for a request that is due at the very end of the caller's `max_wait`
+
+
+class SecretReader(Protocol):
+    """Reads the client secret for one token request."""
+
+    def secret_for(self, call: Call) -> Flow[str]:
+        """Return the secret of the source's key.
+
+        Raises:
+            BaaSAuthError: it cannot be read, or it was rotated.
+        """
+
+    def check_after_refusal(self, call: Call) -> Flow[None]:
+        """Read the secret again after an `InvalidClientError`.
+
+        Raises:
+            BaaSAuthError: it was rotated.
+        """
+
+
+class Call:
+    """One caller that needs a token.
+
+    Args:
+        client: who it is.
+        sender: sends its token requests; None to send them through the caller's own httpx client.
+        user_agent: of the API request.
+        on_event: the auth object's listener.
+        rejected: the token that the API answered 401 to, if that is why.
+    """
+
+    __slots__ = (
+        "_events",
+        "client",
+        "deadline",
+        "key",
+        "minted",
+        "on_event",
+        "reads_secret",
+        "rejected",
+        "requests",
+        "secret",
+        "sender",
+        "starts_renewal",
+        "user_agent",
+    )
+
+    def __init__(
+        self,
+        client: OAuthClient,
+        sender: Sender | None,
+        user_agent: str | None,
+        on_event: Listener | None,
+        *,
+        reads_secret: SecretReader,
+        rejected: Token | None = None,
+    ) -> None:
+        self.client = client
+        self.sender = sender
+        self.user_agent = user_agent
+        self.on_event = on_event
+        self.reads_secret = reads_secret
+        self.rejected = rejected
+        self.deadline = now().monotonic + client.max_wait
+        self.key = ""  # of the source that it asks
+        self.requests = 0
+        self.secret: str | None = None  # read by this call, and not used yet
+        self.minted: Token | None = None
+        self.starts_renewal: Callable[[], None] | None = None
+        self._events: list[tuple[str, dict[str, Any]]] = []
+
+    def emit(self, kind: str, token: Token | None, **fields: Any) -> None:
+        """Keep an event until `flush`."""
+        about = {
+            "provider": self.client.name,
+            "client_id": self.client.client_id,
+            "token_digest": digest(token.access_token) if token is not None else None,
+        }
+        self._events.append((kind, about | fields))
+
+    def flush(self) -> None:
+        """Call the listeners, now that no caller waits for this one."""
+        events, self._events = self._events, []
+        for kind, fields in events:
+            emit(self.on_event, kind, fields)
+
+
+class Work:
+    """What the leader of one flight does for its call: the errand of a coordinator.
+
+    Args:
+        call: the call.
+        flight: the flight that it leads.
+        token: the valid token that is due for renewal, if there is one.
+        deadline: moment on the monotonic clock until which it may take.
+    """
+
+    __slots__ = ("call", "deadline", "flight", "is_urgent", "leeway", "rejected", "timeout", "token", "waited")
+
+    def __init__(self, call: Call, flight: Flight, token: Token | None, deadline: float) -> None:
+        self.call = call
+        self.token = token
+        self.is_urgent = token is None
+        self.flight = flight
+        self.deadline = deadline
+        self.rejected = call.rejected
+        self.timeout = call.client.timeout
+        self.leeway = call.client.leeway
+        self.waited = 0.0
+
+    def hold(self, seconds: float) -> None:
+        """Extend the lead in this process."""
+        self.flight.hold(seconds)
+
+    def wait(self, seconds: float, error: TokenEndpointError) -> Flow[None]:
+        """Wait before the next token request; or raise the error, if that takes longer than the caller has.
+
+        Sleeping is counted beside the clock, which may stand still.
+        """
+        self.waited += seconds
+        if self.waited > self.call.client.max_wait or now().monotonic + seconds > self.deadline:
+            raise OutOfTimeError(error) if self.is_urgent else error
+        if seconds >= 1:
+            logger.info("%s; waiting %.1f s before the next token request", error, seconds)
+        self.hold(seconds)
+        yield from Sleep(seconds)
+
+
+def fetch(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[Token | None]:
+    """Request a token, and retry while that can help.
+
+    Without a valid token it is retried up to 3 times after 500, 502, 503, 504 and network errors, with exponential
+    back-off from 0.5 s and full jitter, and after 429. With a valid token there is one attempt.
+
+    Returns:
+        The token; None if another process got one meanwhile, or is about to.
+
+    Raises:
+        TokenEndpointError: the gateway gave none.
+        OutOfTimeError: the next attempt would come after the deadline.
+    """
+    call, failures, limits = work.call, 0, 0
+    while (yield from coordinator.lead_or_adopt(work)) is Decision.LEAD:
+        try:
+            return (yield from _attempt(work, coordinator, limiter))
+        except RateLimitError as error:
+            limits += 1
+            raised: TokenEndpointError = error
+            call.emit("RateLimited", None, retry_after=error.retry_after)
+        except TokenEndpointUnavailableError as error:
+            failures += 1
+            raised = error
+        if _is_final(raised) or not work.is_urgent or failures > _RETRIES or call.requests >= _MOST_REQUESTS:
+            raise raised
+        wait = max(raised.retry_after or 0.0, backoff(failures + limits))
+        at = now()
+        yield from coordinator.publish(partial(TokenState.waiting, seconds=wait, now=at), keeps_lead=True)
+        yield from work.wait(wait, raised)
+    return None
+
+
+def _is_final(error: TokenEndpointError) -> bool:
+    return error.status_code not in RETRIED or error._is_local or error._is_final
+
+
+def backoff(failures: int) -> float:
+    return random.uniform(0, 0.5 * 2 ** (failures - 1))  # noqa: S311  # jitter, not cryptography
+
+
+def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[Token]:
+    """Send one token request."""
+    call, client = work.call, work.call.client
+    work.hold(client.timeout)
+    secret = yield from call.reads_secret.secret_for(call)
+    number = limiter.new_request()
+    wait = yield from coordinator.reserve(number)
+    if wait:
+        raise _limited(client, limiter, wait)
+    call.requests += 1
+    work.hold(client.timeout)
+    sent = now()
+    left = max(work.deadline - sent.monotonic, _SHORTEST_TIMEOUT)
+    request = client.token_request(secret, call.user_agent)
+    try:
+        response = yield from send(call.sender, request._replace(timeout=min(request.timeout, left)))
+    except NetworkError as failure:
+        raise unreachable(client, failure) from failure.__cause__
+    except InvalidTokenResponseError as problem:
+        if not problem.provider:
+            problem.args = (f"{client.name}: the token response of {client.host} is refused: {problem}",)
+            problem.provider = client.name
+        raise problem from None
+    finally:
+        limiter.count(number, now())
+    yield from coordinator.answered(number)
+    try:
+        return read_token(client, secret, response, sent, now())
+    except InvalidClientError:
+        yield from call.reads_secret.check_after_refusal(call)
+        raise
+    except TokenEndpointError as error:
+        if error.retry_after:
+            limiter.block(error.retry_after, now())
+        raise
+
+
+def send(sender: Sender | None, request: TokenRequest) -> Flow[TokenResponse]:
+    """Send a request in a daemon thread, which bounds it in total; or through the caller's own httpx client.
+
+    Raises:
+        NetworkError: no answer came.
+    """
+    if sender is None:
+        return (yield from SendTokenRequest(request))
+    outcome = yield from RunInThread(Job(lambda: sender(request)), request.timeout)
+    if outcome.is_timeout:
+        raise NetworkError(f"no complete answer within {request.timeout:g} s")
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value  # type: ignore[return-value]  # a sender returns a response
+
+
+def _limited(client: OAuthClient, limiter: RateLimiter, wait: float) -> RateLimitError:
+    if limiter.limits.blocked.remaining(now()) >= wait:
+        reason = f"{client.host} asked to wait (Retry-After)"
+    else:
+        requests, seconds = limiter.limit or (0, 0)
+        reason = f"token limit reached ({requests} requests in {seconds:g} s)"
+    text = f"{client.name}: {reason}; next request possible in {wait:.0f} s"
+    return RateLimitError(text, provider=client.name, status_code=429, retry_after=wait)
+
+
+def unreachable(client: OAuthClient, failure: NetworkError) -> TokenEndpointUnavailableError:
+    text = f"{client.name}: {client.host} cannot be reached: {failure.reason}"
+    if failure.is_certificate:
+        text += ". Pass a requests.Session with your CA (verify) or client certificate (cert) as session="
+    error = TokenEndpointUnavailableError(text, provider=client.name)
+    error._is_final = failure.is_certificate
+    return error

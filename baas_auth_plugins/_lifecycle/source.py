@@ -1,0 +1,361 @@
+"""The source of one token: serve it, renew it, and replace it after a 401. All callers with its cache key share it.
+
+The rules:
+
+- While a token is valid no caller fails. A renewal that fails is logged and tried again after a pause.
+- A token is requested under single flight. A state changes by a transition, under the lock.
+- A 401 drops exactly the rejected token, never its successor.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from functools import partial
+from typing import Literal
+
+from .._oauth.token import Instant, Phase, Token, digest, now
+from ..exceptions import (
+    BaaSAuthError,
+    ConfigurationError,
+    RateLimitError,
+    TokenEndpointError,
+    TokenEndpointUnavailableError,
+)
+from .coordinator import Coordinator, LocalState
+from .effects import ConnectionLostError, Flow
+from .fetch import RETRIED, Call, Work, fetch
+from .rate_limit import RateLimiter
+from .single_flight import Flight, OutOfTimeError, SingleFlight, no_token
+from .state import TokenState, Transition, Verdict
+
+__all__ = ["TokenSource"]
+
+logger = logging.getLogger("baas_auth_plugins")
+
+_ROUNDS = 20
+_LOOK_AGAIN = (0.25, 0.75)  # seconds until another process's renewal is looked at again
+
+Refusal = Literal["body", "back-off", "rate limit"]
+
+
+class TokenSource:
+    """One token's way in and out of this process.
+
+    Args:
+        provider: the provider's name, for errors.
+        key: the cache key.
+        local: the state.
+        coordinator: who may send, among processes.
+        limiter: the client's rate limit.
+    """
+
+    __slots__ = ("__weakref__", "_coordinator", "_flights", "_lost_to", "_provider", "key", "limiter", "local")
+
+    def __init__(
+        self, provider: str, key: str, local: LocalState, coordinator: Coordinator, limiter: RateLimiter
+    ) -> None:
+        self.key = key
+        self.local = local
+        self.limiter = limiter
+        self._provider = provider
+        self._coordinator = coordinator
+        self._flights = SingleFlight(provider)
+        self._lost_to = ""  # why there is no token: rejected or invalidated
+
+    def reset(self) -> None:
+        """Forget everything. The result of a flight under way is dropped."""
+        self._flights = SingleFlight(self._provider)
+        self._lost_to = ""
+        self.limiter.reset()
+        self._coordinator.reset()
+
+    def acquire(self, call: Call) -> Flow[Token]:
+        """Return a token that may be sent.
+
+        Raises:
+            TokenEndpointError: there is no valid token, and the gateway gave none.
+            ConfigurationError: the client secret, or a function of the declaration, is wrong.
+        """
+        call.key = self.key
+        started, tried = now(), False
+        failure: BaaSAuthError | None = None
+        for _ in range(_ROUNDS):
+            state, at = self.local.value, now()
+            token = state.usable(call.rejected, call.client.leeway, at)
+            phase = Phase.EXPIRED if token is None else token.phase(at, call.client.leeway)
+            if token is not None and phase is Phase.FRESH:
+                return token
+            if token is not None:
+                stale = phase is Phase.STALE
+                if tried or self._must_wait(state, at) or (stale and self._flights.is_busy):
+                    return self._serve_stale(call, token, at)
+                if call.starts_renewal is not None:
+                    call.starts_renewal()
+                    return self._serve_stale(call, token, at)
+                deadline = min(call.deadline, started.monotonic + call.client.timeout)
+            else:
+                failure = failure or state.failure_now(at)
+                if failure is not None:
+                    raise failure
+                deadline = call.deadline
+            tried = True
+            work = partial(self._renew, call, token, deadline)
+            try:
+                yield from self._flights.run(work, is_urgent=token is None, deadline=deadline)
+            except (TokenEndpointError, ConfigurationError) as error:
+                failure = error if token is None else None
+            if call.minted is not None:
+                return call.minted
+        raise no_token(self._provider, "none that is valid came")
+
+    def _must_wait(self, state: TokenState, at: Instant) -> bool:
+        """Return whether a voluntary renewal has to wait."""
+        return state.renewal.remaining(at) > 0 or state.blocked.remaining(at) > 0 or self.limiter.wait(at) > 0
+
+    def _serve_stale(self, call: Call, token: Token, at: Instant) -> Token:
+        call.emit("TokenServedStale", token, remaining=token.remaining(at))
+        return token
+
+    def _renew(self, call: Call, token: Token | None, deadline: float, flight: Flight) -> Flow[None]:
+        """Do the leader's work: request a token, or adopt another process's."""
+        before = self.local.value
+        current = before.usable(call.rejected, call.client.leeway, now())
+        if current is not None and (token is None or current.access_token != token.access_token):
+            return  # another caller was quicker
+        reason = self._reason(before, call, token)
+        request = _Request(call, flight, before.generation, now(), reason)
+        logger.debug("%s: requesting a token (%s)", self._provider, reason)
+        epoch = self.local.epoch
+        try:
+            new = yield from fetch(Work(call, flight, token, deadline), self._coordinator, self.limiter)
+        except ConnectionLostError:  # nothing may be yielded any more
+            lost = no_token(self._provider, "the connection to the token endpoint was lost")
+            self._coordinator.publish_later(_unchanged if token is None else request.failed(lost, is_urgent=False))
+            self._report_failure(request, lost)
+            raise
+        except (TokenEndpointError, ConfigurationError) as error:
+            yield from self._coordinator.publish(request.failed(error, is_urgent=token is None), epoch)
+            self._report_failure(request, error)
+            raise
+        except OutOfTimeError:
+            yield from self._coordinator.publish(_unchanged, epoch)
+            raise
+        except BaseException:  # cancelled, closed or interrupted
+            self._coordinator.publish_later(_unchanged)
+            raise
+        if new is None:
+            self._look_again_soon(token)
+            return
+        call.minted = new
+        self._report_success(request, new)
+        yield from self._coordinator.publish(request.renewed(new), epoch)
+
+    def _reason(self, state: TokenState, call: Call, token: Token | None) -> str:
+        if token is not None:
+            return "due"
+        if call.rejected is not None:
+            return "rejected"
+        return "expired" if state.token is not None else self._lost_to or "cold"
+
+    def _look_again_soon(self, token: Token | None) -> None:
+        if token is not None:  # another process renews it
+            pause, at = random.uniform(*_LOOK_AGAIN), now()  # noqa: S311  # jitter, not cryptography
+            self.local.apply(lambda state: state.paused(pause, at))
+
+    def _report_success(self, request: _Request, token: Token) -> None:
+        duration, call = now().since(request.started), request.call
+        logger.debug(
+            "%s: got token %s in %.3f s (%s)", self._provider, digest(token.access_token), duration, request.reason
+        )
+        fields = {"reason": request.reason, "attempts": call.requests, "duration": duration}
+        call.emit("TokenMinted", token, expires_in=token.expires_in, **fields)
+
+    def _report_failure(self, request: _Request, error: TokenEndpointError | ConfigurationError) -> None:
+        call, at, state = request.call, now(), self.local.value
+        token = state.usable(call.rejected, call.client.leeway, at)
+        pause = max(state.renewal.remaining(at), self.limiter.wait(at))
+        logger.warning(
+            "%s; %s; the next attempt is possible in %.1f s",
+            error,
+            "the valid token is served meanwhile" if token is not None else "there is no valid token",
+            pause,
+        )
+        call.emit(
+            "RenewalFailed",
+            token,
+            error=type(error).__name__,
+            status_code=getattr(error, "status_code", None),
+            duration=at.since(request.started),
+            serving_old_token=token is not None,
+            next_attempt_in=pause,
+        )
+
+    def rejected(self, call: Call, token: Token, *, is_replayable: bool) -> Flow[bool]:
+        """The API answered 401 to a token: return whether to send the request again with another one.
+
+        The token is dropped, unless the back-off of rejections or a rate limit runs: then a new one cannot be had.
+        """
+        at = now()
+        self.local.apply(lambda state: state.with_401(at))
+        if self._other(call, token) is None:
+            yield from self._coordinator.look(call.deadline)
+        refusal = self._refusal(call, token, is_replayable=is_replayable)
+        logger.info("%s: the API rejected token %s (401)", self._provider, digest(token.access_token))
+        fields = {"age": token.age(at), "replaying": refusal is None, "reason": refusal}
+        call.emit("TokenRejected", token, **fields)
+        if refusal is None and self._other(call, token) is None:
+            self._drop(token, "rejected")  # the request for the next one publishes it
+        elif refusal == "body" and self._may_drop(call, token):
+            yield from self._coordinator.publish(self._dropping_for_good(token))
+        return refusal is None
+
+    def rejected_at_the_end(self, call: Call, token: Token) -> None:
+        """Do as `rejected` for a request that nobody can send again, where the client has closed the flow."""
+        at = now()
+        self.local.apply(lambda state: state.with_401(at))
+        call.emit("TokenRejected", token, age=token.age(at), replaying=False, reason="body")
+        if self._may_drop(call, token):
+            self._coordinator.publish_later(self._dropping_for_good(token))
+
+    def _other(self, call: Call, token: Token) -> Token | None:
+        return self.local.value.usable(token, call.client.leeway, now())
+
+    def _refusal(self, call: Call, token: Token, *, is_replayable: bool) -> Refusal | None:
+        """Return why a request that got a 401 is not sent again."""
+        state, at = self.local.value, now()
+        if not is_replayable:
+            return "body"
+        if self._other(call, token) is not None or self._flights.is_busy:
+            return None
+        if state.rejection.remaining(at):
+            return "back-off"
+        return "rate limit" if self.limiter.wait(at) or state.blocked.remaining(at) else None
+
+    def _may_drop(self, call: Call, token: Token) -> bool:
+        return self._other(call, token) is None and self._refusal(call, token, is_replayable=True) is None
+
+    def _drop(self, token: Token, why: str) -> None:
+        self._lost_to = why
+        self.local.apply(lambda state: state.without_token(token))
+
+    def _dropping_for_good(self, token: Token) -> Transition:
+        """Return the transition after a 401 that is not replayed: if this token was current, it counts."""
+        self._lost_to, at = "rejected", now()
+
+        def transition(state: TokenState) -> TokenState:
+            is_current = state.token is not None and state.token.access_token == token.access_token
+            return state.without_token(token).with_rejection(at) if is_current else state.without_token(token)
+
+        return transition
+
+    def accepted(self, token: Token) -> Flow[None]:
+        """The API accepted the replay of the call that had this token requested: the back-off ends."""
+        state = self.local.value
+        if _holds(state, token) and state.verdict is not Verdict.ACCEPTED:
+            yield from self._coordinator.publish(lambda state: state.with_acceptance() if _holds(state, token) else state)
+
+    def replay_rejected(self, call: Call, token: Token) -> Flow[None]:
+        """The API rejected that replay, too: token requests because of 401s back off, unless another token came."""
+        at = now()
+        self.local.apply(lambda state: state.with_401(at))
+        yield from self._coordinator.look(call.deadline)
+        self.replay_rejected_at_the_end(token)
+        yield from self._coordinator.publish(_unchanged)
+
+    def replay_rejected_at_the_end(self, token: Token) -> None:
+        """Do as `replay_rejected`, where the client has closed the flow."""
+        at = now()
+
+        def transition(state: TokenState) -> TokenState:
+            if not _holds(state, token) or state.verdict is not Verdict.NONE or state.rejection.remaining(at):
+                return state
+            return state if state.lease is not None and state.lease.remaining(at) else state.with_rejection(at)
+
+        self.local.apply(transition)
+
+    def invalidate(self, token: Token | str | None, deadline: float) -> Flow[None]:
+        """Drop a token, here and for all others: this very one, or whichever is current."""
+        yield from self._coordinator.look(deadline)
+        current = self.local.value.token
+        if isinstance(token, Token):
+            dropped: Token | None = token
+        else:
+            dropped = current if token is None or (current is not None and current.access_token == token) else None
+        if dropped is not None:
+            self._drop(dropped, "invalidated")
+            yield from self._coordinator.publish(_unchanged)
+
+    def current(self, deadline: float) -> Flow[Token | None]:
+        """Return the token that is known here or to others."""
+        if self.local.value.token is None:
+            yield from self._coordinator.look(deadline)
+        return self.local.value.token
+
+
+class _Request:
+    """One token request of a leader, with the transitions that its outcome makes.
+
+    A leader that vanished, and comes back after another one led, does not replace a newer token. No failure delays the
+    renewal of a newer token.
+    """
+
+    __slots__ = ("_flight", "_turn", "call", "generation", "reason", "started")
+
+    def __init__(self, call: Call, flight: Flight, generation: int, started: Instant, reason: str) -> None:
+        self.call = call
+        self._flight = flight
+        self._turn = flight.turn
+        self.generation = generation
+        self.started = started
+        self.reason = reason
+
+    def renewed(self, token: Token) -> Transition:
+        """Return the transition after a success."""
+        at, leeway = now(), self.call.client.leeway
+        is_late = self._flight.is_over or self._flight.turn != self._turn
+
+        def transition(state: TokenState) -> TokenState:
+            if is_late and state.generation > self.generation and state.usable(None, leeway, at) is not None:
+                return state
+            return state.renewed(token, at)
+
+        return transition
+
+    def failed(self, error: TokenEndpointError | ConfigurationError, *, is_urgent: bool) -> Transition:
+        """Return the transition after a failure."""
+        at = now()
+        is_gateways = isinstance(error, TokenEndpointError) and not error._is_local
+        waits = isinstance(error, RateLimitError) and error.retry_after is not None
+        if is_urgent and waits:
+            return lambda state: state.waiting(error.retry_after or 0.0, at)
+        if is_urgent and not is_gateways:
+            return _unchanged  # another caller's secret may be right
+
+        def transition(state: TokenState) -> TokenState:
+            if state.generation > self.generation:
+                return state
+            failed = state.failed(
+                error if isinstance(error, TokenEndpointError) else no_token("", "configuration"),
+                is_refusal=is_gateways and _is_refusal(error),
+                urgent=is_urgent,
+                now=at,
+            )
+            return failed.paused(getattr(error, "retry_after", None) or 0.0, at)
+
+        return transition
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return whether the gateway refused: asking again would get the same answer."""
+    if isinstance(error, RateLimitError | TokenEndpointUnavailableError):
+        return getattr(error, "status_code", None) not in RETRIED
+    return True
+
+
+def _holds(state: TokenState, token: Token) -> bool:
+    return state.token is not None and state.token.access_token == token.access_token
+
+
+def _unchanged(state: TokenState) -> TokenState:
+    return state
