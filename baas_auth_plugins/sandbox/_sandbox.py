@@ -16,7 +16,7 @@ from ._gateway import Exchange, Gateway, Origin
 from ._messages import RecordedRequest, Request
 from ._routes import Declared, Routes, declaration
 from ._server import Server, Service
-from ._shapes import scopes_of
+from ._shapes import method_name, scopes_of
 from ._tls import Authority
 from ._tokens import private_key_pem
 
@@ -156,12 +156,12 @@ class Sandbox(Gateway):
             ``REQUESTS_CA_BUNDLE`` and ``SSL_CERT_FILE`` name `ca_file`. The base URL is that of `origin_of`.
         """
         provider = declaration(gateway)
-        method = provider.token_endpoint_auth_method
+        method = method_name(provider.token_endpoint_auth_method)
         values = {"CLIENT_ID": self.client_id, "CLIENT_SECRET": self.client_secret}
         if method == "none":
             del values["CLIENT_SECRET"]
         elif method == "private_key_jwt" and "PRIVATE KEY" not in self.client_secret:
-            values["CLIENT_SECRET"] = private_key_pem()
+            values["CLIENT_SECRET"] = private_key_pem(getattr(provider.token_endpoint_auth_method, "alg", "RS256"))
         if scope := scopes_of(provider):
             values["SCOPE"] = scope
         values["BASE_URL"] = self.origin_of(provider)
