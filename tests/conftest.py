@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json as json_module
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ import pytest
 import requests
 from anyio.from_thread import start_blocking_portal
 from hypothesis import settings
+from pairwise import thin_out
 
 from baas_auth_plugins import PROVIDERS, MemoryTokenCache, OAuth2ClientCredentialsAuth
 from baas_auth_plugins.sandbox import Sandbox
@@ -37,6 +39,44 @@ settings.register_profile("suite", deadline=None)  # how fast one example runs d
 settings.load_profile("suite")
 
 Auth = type[OAuth2ClientCredentialsAuth]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run in parallel by default; `-k` and `file.py::test` run in one process, which starts faster.
+
+    `-n 0` and `-p no:xdist` run everything in one process. Here and not in addopts: there, `-n` would be an error
+    wherever pytest-xdist is missing or switched off.
+    """
+    selected = config.option.keyword or any("::" in argument for argument in config.args)
+    if config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput"):
+        if config.option.numprocesses is None and config.option.tx == [] and not selected:
+            config.option.numprocesses = "auto"
+        if config.option.numprocesses and config.option.dist == "no":
+            config.option.dist = "loadgroup"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return one process more than there are processors, because now and then a test waits for a server."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # which pytest-xdist reads itself
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return processors + 1
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer the whole of what `pairwise` thins out."""
+    parser.addoption("--all-combinations", action="store_true", help="run every combination of tests marked pairwise")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Thin out what is marked `pairwise`."""
+    if not config.option.all_combinations:
+        items[:], dropped = thin_out(items)
+        if dropped:
+            config.hook.pytest_deselected(items=dropped)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import multiprocessing
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -75,14 +76,16 @@ def until(condition: Callable[[], Any], patience: float = _PATIENCE) -> Any:
 
 
 def _free_port() -> int:
-    """Return a port that is free, and so is the one that a cluster's nodes talk over."""
+    """Return a port that is free, and so is the one that a cluster's nodes talk over.
+
+    Both are below the ports that systems give to clients: nothing else takes one before the server does.
+    """
     while True:
-        with socket.socket() as probe, socket.socket() as bus:
-            probe.bind((LOOPBACK, 0))
-            port: int = probe.getsockname()[1]
-            with suppress(OSError, OverflowError):
-                bus.bind((LOOPBACK, port + 10_000))
-                return port
+        port = 10_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, socket.socket() as bus, suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            bus.bind((LOOPBACK, port + 10_000))
+            return port
 
 
 class RedisServer:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import requests
-from conftest import Auth, Client, FakeClock, api_url, make
+from conftest import API_PATHS, Auth, Client, FakeClock, api_url, make
+from gate import Gate
 
 from baas_auth_plugins import AxiaAuth, RenewalFailed, TokenMinted, TokenServedStale
 from baas_auth_plugins.events import Event
@@ -38,18 +39,23 @@ class Recorder:
 def test_no_caller_waits_for_a_renewal(client: Client, age: float, sandbox: Sandbox, clock: FakeClock) -> None:
     """While the renewal hangs, every caller is served the old token at once; afterwards the new one."""
     news = Recorder()
-    auth, url = make(AxiaAuth, sandbox, background_renewal=True, on_event=news), api_url(AxiaAuth, sandbox)
-    old = auth.get_token()
-    clock.advance(age)
-    sandbox.inject(Fault("delay", delay=1))
-    with client.open(auth) as send:
-        for _ in range(3):
+    with Gate(sandbox.url) as gate:
+        auth = make(AxiaAuth, sandbox, base_url=gate.url, background_renewal=True, on_event=news)
+        url = gate.url + API_PATHS["axia"]
+        old = auth.get_token()
+        clock.advance(age)
+        gate.shut()
+        with client.open(auth) as send:
+            for _ in range(3):
+                assert send("GET", url).status == 200
+            assert gate.held.wait(30)
             assert send("GET", url).status == 200
-        assert news.count(TokenMinted) == 1  # the three did not wait for the second
-        assert news.count(TokenServedStale) == 3
-        news.wait_for(TokenMinted, 2)
-        assert auth.get_token() is not old
-        assert send("GET", url).status == 200
+            assert news.count(TokenMinted) == 1  # nobody waited for the second
+            assert news.count(TokenServedStale) == 4
+            gate.open()
+            news.wait_for(TokenMinted, 2)
+            assert auth.get_token() is not old
+            assert send("GET", url).status == 200
     assert sandbox.count("token") == 2
 
 

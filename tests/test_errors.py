@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import pickle
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -501,14 +500,13 @@ def test_garbage_is_no_token(client: Client, clock: FakeClock, sandbox: Sandbox,
     """A 200 that is no token response is the typed error: nothing is cached, and the caller's request is not sent."""
     sandbox.inject(GARBAGE[garbage])
     with client.open(make(AxiaAuth, sandbox)) as send:
-        before = time.perf_counter()
         with pytest.raises(client.error) as caught:
             send("POST", api_url(AxiaAuth, sandbox), content=b"payment")
         assert type(caught.value) is InvalidTokenResponseError
         assert caught.value.provider == "axia"
         assert "abc" not in str(caught.value)
         assert sandbox.count("api") == 0
-        assert time.perf_counter() - before < 5
+        assert clock.slept == []
         assert send("POST", api_url(AxiaAuth, sandbox), content=b"payment").status == 200
     assert sandbox.count("token") == 2
     assert sandbox.count("api") == 1
@@ -585,6 +583,7 @@ def secrets_seen(sandbox: Sandbox) -> list[str]:
 
 
 @pytest.mark.parametrize(("status", "follow_redirects"), [(302, True), (303, True), (307, True), (307, False)])
+@pytest.mark.pairwise
 def test_token_request_follows_no_redirect_elsewhere(
     client: Client,
     sandbox: Sandbox,

@@ -240,6 +240,7 @@ def test_the_session_of_the_auth_object_is_used(sandbox: Sandbox) -> None:
         (307, InvalidTokenResponseError),
     ],
 )
+@pytest.mark.pairwise
 def test_refusals_are_typed_and_the_token_is_kept(
     client: Client, clock: FakeClock, sandbox: Sandbox, question: Any, status: int, kind: type[TokenEndpointError]
 ) -> None:
@@ -256,6 +257,7 @@ def test_refusals_are_typed_and_the_token_is_kept(
 @pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning")  # httpx's, when it is not read to its end
 @both
 @pytest.mark.parametrize("kind", ["drop", "truncate", "garbage", "empty", "huge"])
+@pytest.mark.pairwise
 def test_broken_answers_are_typed(client: Client, clock: FakeClock, sandbox: Sandbox, question: Any, kind: Any) -> None:
     """A lost connection, half an answer, HTML, nothing or 50 MiB: a `TokenEndpointError`, in every client."""
     auth = make(AxiaAuth, sandbox)
@@ -301,6 +303,7 @@ def test_a_malformed_redirect_is_typed(client: Client, clock: FakeClock, sandbox
 
 @both
 @pytest.mark.parametrize("token", ["", b"bytes", 7, "surrogate\udc80"], ids=["empty", "bytes", "number", "surrogate"])
+@pytest.mark.pairwise
 def test_what_is_no_token_is_a_configuration_error(client: Client, sandbox: Sandbox, question: str, token: Any) -> None:
     """A token given by hand must be text that can be sent."""
     with pytest.raises(ConfigurationError, match="token") as caught:

@@ -290,6 +290,7 @@ def echoes(client_id: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 503, 302, 200])
+@pytest.mark.pairwise
 def test_a_gateway_that_echoes_gets_nothing_through(
     client: Client, auth_class: Auth, clock: FakeClock, sandbox: Sandbox, watch: Watch, status: int
 ) -> None:
@@ -331,6 +332,7 @@ def test_a_secret_of_letters_is_no_error_code(sandbox: Sandbox, watch: Watch, me
         *(("api", kind) for kind in ("drop", "truncate", "garbage", "redirect")),
     ],
 )
+@pytest.mark.pairwise
 def test_a_broken_exchange_leaves_no_trace(
     client: Client, auth_class: Auth, clock: FakeClock, sandbox: Sandbox, watch: Watch, kind: Any, target: Any
 ) -> None:
@@ -406,6 +408,7 @@ def test_a_gateway_that_cannot_be_reached_leaves_no_trace(
     ],
     ids=lambda fault: "-".join([fault[0], *(str(value) for name, value in fault[1].items() if name == "status")]),
 )
+@pytest.mark.pairwise
 def test_failing_questions_leave_no_trace(
     client: Client, sandbox: Sandbox, watch: Watch, question: Any, fault: tuple[str, dict[str, Any]]
 ) -> None:

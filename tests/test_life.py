@@ -15,6 +15,7 @@ import pytest
 import requests
 import trio
 from conftest import (
+    API_PATHS,
     CLIENTS,
     NO_TLS,
     PROVIDERS,
@@ -26,6 +27,7 @@ from conftest import (
     make,
     sent_tokens,
 )
+from gate import Gate
 
 from baas_auth_plugins import (
     AxiaAuth,
@@ -100,6 +102,7 @@ def test_first_call_in_the_stale_state_renews(client: Client, clock: FakeClock, 
 
 @pytest.mark.parametrize("state", ["stale", "critical"])
 @each_life
+@pytest.mark.pairwise
 def test_failing_renewal_serves_the_old_token(
     client: Client, clock: FakeClock, sandbox: Sandbox, life: int, state: str
 ) -> None:
@@ -153,16 +156,22 @@ def test_second_caller_during_a_renewal(
     client: Client, clock: FakeClock, sandbox: Sandbox, state: str, elapsed: float
 ) -> None:
     """While one renews, others are served the old token at once if it is stale, and wait for the new one if critical."""
-    auth = make(AxiaAuth, sandbox)
-    old = auth.get_token().access_token
-    clock.advance(elapsed)
-    sandbox.inject(Fault("delay", delay=0.2))
-    with ThreadPoolExecutor(1) as pool, client.open(auth) as send:
-        renewing = pool.submit(auth.get_token)
-        while sandbox.count("token") < 2:
-            threading.Event().wait(0.001)
-        assert send("GET", api_url(AxiaAuth, sandbox)).status == 200
-        new = renewing.result().access_token
+    with Gate(sandbox.url) as gate, ThreadPoolExecutor(2) as pool:
+        auth = make(AxiaAuth, sandbox, base_url=gate.url)
+        old = auth.get_token().access_token
+        clock.advance(elapsed)
+        gate.shut()
+        with client.open(auth) as send:
+            renewing = pool.submit(auth.get_token)
+            assert gate.held.wait(30)
+            calling = pool.submit(send, "GET", gate.url + API_PATHS["axia"])
+            if state == "stale":
+                assert calling.result(30).status == 200
+            else:
+                threading.Event().wait(0.05)  # so that the call has most likely begun
+            gate.open()
+            assert calling.result(30).status == 200
+            new = renewing.result(30).access_token
     assert sent_tokens(sandbox) == [old if state == "stale" else new]
     assert new != old
     assert sandbox.count("token") == 2

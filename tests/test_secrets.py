@@ -210,6 +210,7 @@ def test_a_vault_that_gives_no_secret_is_misconfigured(client: Client, sandbox: 
 
 @pytest.mark.parametrize("failure", [OSError("down"), *GARBAGE], ids=ascii)
 @pytest.mark.parametrize("age", [RENEWAL_DUE, 3560.0], ids=["stale", "critical"])
+@pytest.mark.pairwise
 def test_a_failing_vault_costs_no_call_while_the_token_lives(
     client: Client, clock: FakeClock, sandbox: Sandbox, vault: Vault, failure: Any, age: float
 ) -> None:

@@ -35,6 +35,9 @@ REGRESSIONS = [
 ]
 
 
+together = pytest.mark.xdist_group("a thousand seeds")  # which take long, and are run once
+
+
 @pytest.fixture(scope="module")
 def run() -> tuple[Figures, list[tuple[int, str]]]:
     """What a thousand seeds amount to, and which of them failed."""
@@ -47,6 +50,7 @@ def thousand(run: tuple[Figures, list[tuple[int, str]]]) -> Figures:
     return run[0]
 
 
+@together
 def test_a_thousand_seeds_hold_every_invariant(run: tuple[Figures, list[tuple[int, str]]]) -> None:
     """No seed of a thousand breaks an invariant; one that does is named with the command that replays it."""
     figures, failures = run
@@ -55,6 +59,7 @@ def test_a_thousand_seeds_hold_every_invariant(run: tuple[Figures, list[tuple[in
     assert figures.seeds == len(SEEDS)
 
 
+@together
 def test_every_invariant_is_exercised(thousand: Figures) -> None:
     """Each invariant is checked at least ten times in a thousand seeds, so that none holds for want of an occasion."""
     rare = {name: count for name, count in thousand.checks.items() if count < 10}
@@ -62,6 +67,7 @@ def test_every_invariant_is_exercised(thousand: Figures) -> None:
     assert not rare
 
 
+@together
 def test_every_fault_is_injected(thousand: Figures) -> None:
     """Each kind of fault and trouble happens at least ten times in a thousand seeds."""
     rare = {name: count for name, count in thousand.faults.items() if count < 10}
@@ -69,12 +75,14 @@ def test_every_fault_is_injected(thousand: Figures) -> None:
     assert not rare
 
 
+@together
 def test_days_of_traffic_pass(thousand: Figures) -> None:
     """A thousand seeds are hundreds of days of traffic; in spite of it all, thirty thousand calls are answered 200."""
     assert thousand.seconds > 300 * 86_400
     assert sum(count for name, count in thousand.calls.items() if name.endswith(": answered 200")) > 30_000
 
 
+@together
 def test_fleets_share_their_cache(thousand: Figures) -> None:
     """In a thousand seeds hundreds of processes die or start anew, and share their tokens in 50,000 operations on a cache."""
     assert thousand.processes > len(SEEDS) + 1000

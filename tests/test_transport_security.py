@@ -159,6 +159,7 @@ def test_a_certificate_for_another_host_is_refused(
 
 
 @pytest.mark.parametrize("identified", [False, True], ids=["TLS", "mTLS"])
+@pytest.mark.pairwise
 def test_a_private_authority_is_trusted_where_the_caller_says_so(
     client: Client, auth_class: Auth, new_sandbox: Callable[..., Sandbox], authority: Authority, identified: bool
 ) -> None:
@@ -230,6 +231,7 @@ def test_questions_go_through_the_clients_tls(
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+@pytest.mark.pairwise
 def test_a_token_request_is_not_redirected(
     client: Client, auth_class: Auth, new_sandbox: Callable[..., Sandbox], code: int
 ) -> None:

@@ -132,6 +132,7 @@ def test_user_agent_without_an_api_request(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("with_session", [False, True])
+@pytest.mark.pairwise
 def test_netrc_is_not_read(
     client: Client,
     auth_class: Auth,
@@ -155,6 +156,7 @@ def test_netrc_is_not_read(
 
 
 @pytest.mark.parametrize("secret", ["sécrêt € 日本", 'a:b::+c%20d&e="\\ f'])
+@pytest.mark.pairwise
 def test_credentials_travel_raw_as_utf8(
     client: Client, auth_class: Auth, new_sandbox: Callable[..., Sandbox], secret: str
 ) -> None:
@@ -218,9 +220,9 @@ def test_hanging_gateway_costs_the_timeout(client: Client, clock: FakeClock, san
     sandbox.inject(Fault("hang", times=-1))
     auth = make(AxiaAuth, sandbox, timeout=0.1)
     before = time.perf_counter()
-    with pytest.raises(client.error):
-        client.call(auth, "GET", api_url(AxiaAuth, sandbox))
-    assert time.perf_counter() - before < 3
+    with client.open(auth, timeout=60) as send, pytest.raises(client.error):
+        send("GET", api_url(AxiaAuth, sandbox))
+    assert time.perf_counter() - before < 30
     assert sent_tokens(sandbox) == []
 
 

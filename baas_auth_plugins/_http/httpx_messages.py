@@ -99,9 +99,8 @@ class Outgoing:
             "trace": self._acheck if is_async else self._check,
         }
         headers = type(like.headers)(request.headers, encoding=like.headers.encoding)
-        headers["Content-Length"] = str(len(request.body))
-        # Given as content, httpx would keep a copy of the body.
-        self.raw = type(like)("POST", request.url, headers=headers, stream=_Body(request.body), extensions=extensions)
+        self.raw = type(like)("POST", request.url, headers=headers, content=request.body, extensions=extensions)
+        self.raw.stream = _Body(request.body)
         self._target = self.raw.url.raw_path
 
     def _check(self, event: str, info: dict[str, Any]) -> None:
@@ -195,7 +194,7 @@ def _wipe_request(request: Any) -> None:
     request.headers.pop("Authorization", None)
     if isinstance(request.stream, _Body):
         request.stream.content = b""
-    if hasattr(request, "_content"):  # a request hook has read it
+    if hasattr(request, "_content"):
         request._content = b""
 
 
