@@ -88,8 +88,7 @@ class Sandbox(Gateway):
         )
         if tls and ssl_context is not None:
             raise ValueError("give either tls or ssl_context")
-        served = registry.PROVIDERS if providers is None else providers
-        self._routes = Routes(map(declaration, served))
+        self._routes = Routes(map(declaration, registry.PROVIDERS if providers is None else providers))
         if not self._routes.providers:
             raise ValueError("providers is empty: name at least one gateway")
         self._host, self._port = host, port
