@@ -266,7 +266,7 @@ def _limited(client: OAuthClient, limiter: RateLimiter, wait: float) -> RateLimi
         requests, seconds = limiter.limit or (0, 0)
         reason = f"token limit reached ({requests} requests in {seconds:g} s)"
     text = f"{client.name}: {reason}; next request possible in {wait:.0f} s"
-    return RateLimitError(text, provider=client.name, status_code=429, retry_after=wait)
+    return RateLimitError(text, provider=client.name, retry_after=wait)
 
 
 def unreachable(client: OAuthClient, failure: NetworkError) -> TokenEndpointUnavailableError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from redis.client import NEVER_DECODE
 from redis.connection import ConnectionPool
 
-from .. import _seal  # noqa: F401  # it takes its time to import: best spent once, before a server forks its workers
+from .._fleet import codec  # noqa: F401  # imports cryptography, once, before a server forks its workers
 from ..exceptions import ConfigurationError
 
 if TYPE_CHECKING:

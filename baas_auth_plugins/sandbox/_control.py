@@ -126,6 +126,10 @@ class Control:
     def _gateways(self, _request: Request) -> dict[str, Any]:
         return {"gateways": [_gateway_json(self._sandbox, provider) for provider in self._sandbox.providers]}
 
+    def _environment(self, _request: Request) -> dict[str, Any]:
+        sandbox = self._sandbox
+        return {"environment": {provider.name: sandbox.environment(provider) for provider in sandbox.providers}}
+
     def _tokens(self, _request: Request) -> dict[str, Any]:
         now = self._sandbox.now()
         return {"tokens": [_token_json(token, now) for token in self._sandbox.tokens[-_MOST_SHOWN:]]}
@@ -194,6 +198,9 @@ _ENDPOINTS: Mapping[str, Mapping[str, tuple[str, _Handler]]] = {
     "": {"GET": ("this list", Control._index)},
     "state": {"GET": ("all that the page shows; ?after=NUMBER leaves out older requests", Control._state)},
     "gateways": {"GET": ("the gateways, with the shape of their token requests", Control._gateways)},
+    "environment": {
+        "GET": ("the variables with which each gateway's from_env() uses this sandbox", Control._environment)
+    },
     "tokens": {"GET": ("the valid tokens, by digest", Control._tokens)},
     "revoke": {"POST": ("revoke all valid tokens, or those of a digest or provider", Control._revoke)},
     "expire": {"POST": ("let all valid tokens expire now, or those of a digest or provider", Control._expire)},
