@@ -159,6 +159,16 @@ def test_an_origin_of_one_gateway_moves_where_its_port_is_taken() -> None:
     pytest.fail("there are no two free ports side by side")
 
 
+def test_an_origin_of_one_gateway_moves_past_the_last_port() -> None:
+    """After port 65535 there is none, so any free port serves."""
+    try:
+        sandbox = Sandbox(port=65_535).start()
+    except OSError:
+        pytest.skip("port 65535 is taken")
+    with sandbox:
+        assert at(sandbox.url_for("ntxpay"), AVISTA).status == 200
+
+
 def test_unknown_or_no_gateway_is_refused(sandbox: Sandbox) -> None:
     """A name that the package does not declare is an error that names the declared ones; so is no gateway."""
     for fails in (lambda: Sandbox(providers=["acme"]), lambda: sandbox.url_for("acme")):

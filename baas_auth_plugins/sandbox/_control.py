@@ -198,9 +198,7 @@ _ENDPOINTS: Mapping[str, Mapping[str, tuple[str, _Handler]]] = {
     "": {"GET": ("this list", Control._index)},
     "state": {"GET": ("all that the page shows; ?after=NUMBER leaves out older requests", Control._state)},
     "gateways": {"GET": ("the gateways, with the shape of their token requests", Control._gateways)},
-    "environment": {
-        "GET": ("the variables with which each gateway's from_env() uses this sandbox", Control._environment)
-    },
+    "environment": {"GET": ("the variables of each gateway for its from_env()", Control._environment)},
     "tokens": {"GET": ("the valid tokens, by digest", Control._tokens)},
     "revoke": {"POST": ("revoke all valid tokens, or those of a digest or provider", Control._revoke)},
     "expire": {"POST": ("let all valid tokens expire now, or those of a digest or provider", Control._expire)},

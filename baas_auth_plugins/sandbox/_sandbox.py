@@ -233,7 +233,7 @@ class Sandbox(Gateway):
     def _open(self, service: Service, port: int) -> str:
         try:
             server = Server(service, self._host, port, self._ssl_context)
-        except OSError:
+        except (OSError, OverflowError):  # taken, or beyond the last port
             if not self._servers or not port:
                 raise
             server = Server(service, self._host, 0, self._ssl_context)  # an origin of one gateway may be anywhere
