@@ -52,11 +52,12 @@ class Acquired(NamedTuple):
 
 
 class CachedHeader(NamedTuple):
-    """The header of a token until the moment at which it is due for renewal."""
+    """The header of a token, from when it was issued on the monotonic clock, until it is due for renewal."""
 
     header: str
     acquired: Acquired
     state: TokenState
+    since: float
     until: Instant
 
 
@@ -118,7 +119,7 @@ class ClientCredentials:
             and source is not None
             and cached.state is source.local.value
             and time.time() < cached.until.wall
-            and time.monotonic() < cached.until.monotonic
+            and cached.since <= time.monotonic() < cached.until.monotonic
         ):
             return cached
         return None
@@ -157,6 +158,7 @@ class ClientCredentials:
         """Move on to the new secret's source, once. Until it has a token, the old valid one is served."""
         if rotated.reader is not self:  # another auth object's secret was rotated; ours was not: try again
             return (yield from source.acquire(call))
+        call.has_rotated = True
         at, client = now(), self.client
         valid = source.local.value.usable(call.rejected, client.leeway, at)
         if valid is not None:
@@ -180,7 +182,8 @@ class ClientCredentials:
         state = source.local.value
         if state.token is token:
             header = f"Bearer {token.access_token}"
-            self._cached = CachedHeader(header, Acquired(token, is_minted=False), state, token.fresh_until(self.client.leeway))
+            until = token.fresh_until(self.client.leeway)
+            self._cached = CachedHeader(header, Acquired(token, is_minted=False), state, token.monotonic, until)
 
     def replacement(self, call: Call, rejected: Token, *, is_replayable: bool) -> Flow[Acquired | None]:
         """Return another token, to send a request again that got a 401; None to return the 401.
@@ -269,10 +272,12 @@ class ClientCredentials:
 
     def check_after_refusal(self, call: Call) -> Flow[None]:
         """The gateway refused the client: read the secret again, and raise `SecretRotatedError` if it has changed."""
-        self._check_rotation(call, (yield from self._read_secret(call)))
+        if not isinstance(self.secret, str) and not call.has_rotated:
+            self._check_rotation(call, (yield from self._read_secret(call)))
 
     def _check_rotation(self, call: Call, secret: str) -> None:
         if not isinstance(self.secret, str) and (successor := self._find_source(secret)).key != call.key:
+            call.secret = secret
             raise SecretRotatedError(self, successor)
 
     def _resolve(self, call: Call) -> Flow[TokenSource]:

@@ -87,6 +87,7 @@ class Call:
         "budget",
         "client",
         "deadline",
+        "has_rotated",
         "key",
         "minted",
         "on_event",
@@ -121,6 +122,7 @@ class Call:
         self.key = ""  # of the source that it asks
         self.requests = 0
         self.secret: str | None = None  # read by this call, and not used yet
+        self.has_rotated = False  # the secret is followed once
         self.minted: Token | None = None
         self.starts_renewal: Callable[[], None] | None = None
         self._events: list[tuple[str, dict[str, Any]]] = []
