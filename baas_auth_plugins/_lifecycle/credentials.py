@@ -20,11 +20,12 @@ from ..exceptions import (
     BaaSAuthError,
     ConfigurationError,
     InvalidClientError,
+    InvalidTokenResponseError,
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
 from .effects import Flow, Job, ReadResponse, RunInThread, Sleep
-from .fetch import Call, Sender, backoff, send, unreachable
+from .fetch import Call, Sender, backoff, refused, send, unreachable
 from .source import TokenSource
 from .state import TokenState
 
@@ -247,6 +248,8 @@ class ClientCredentials:
                 response = yield from send(call.sender, request)
             except NetworkError as failure:
                 error = unreachable(self.client, failure)
+            except InvalidTokenResponseError as problem:
+                raise refused(self.client, problem) from None
             else:
                 if response.status_code not in (500, 502, 503, 504):
                     return response, (secret, basic_value(self.client, secret))
