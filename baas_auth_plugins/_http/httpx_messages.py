@@ -241,7 +241,7 @@ def network_errors(request: TokenRequest) -> Iterator[None]:
 def client_sender(client: Any) -> Sender:
     """Return what sends requests over an `httpx.Client` or `httpx2.Client`."""
 
-    def send(request: TokenRequest) -> TokenResponse:
+    def send(request: TokenRequest, is_wanted: Callable[[], bool]) -> TokenResponse:
         outgoing = Outgoing(client.build_request("POST", request.url), request, is_async=False)
         try:
             with network_errors(request):

@@ -200,7 +200,8 @@ def _drain(response: requests.Response) -> None:
     if is_short:
         _limit_reads(raw)
         with suppress(requests.RequestException, HTTPError, OSError):
-            body = read_raw(response, LONGEST_DRAINED, time.monotonic() + _DRAIN_SECONDS)
+            until = time.monotonic() + _DRAIN_SECONDS
+            body = read_raw(response, LONGEST_DRAINED, lambda: time.monotonic() <= until)
     if is_short and len(body) == int(length) and hasattr(raw, "release_conn"):
         raw.release_conn()
     else:

@@ -136,9 +136,13 @@ class Job(Generic[T]):
     Args:
         function: the function.
         in_thread: False to call it in the thread that joins first.
+
+    Attributes:
+        is_abandoned: whether a caller waited in vain.
+        outcome: what became of the function, at its end.
     """
 
-    __slots__ = ("_function", "_in_thread", "_is_started", "_process_id", "_waiters", "outcome")
+    __slots__ = ("_function", "_in_thread", "_is_started", "_process_id", "_waiters", "is_abandoned", "outcome")
 
     def __init__(self, function: Callable[[], T], *, in_thread: bool = True) -> None:
         self._function = function
@@ -146,6 +150,7 @@ class Job(Generic[T]):
         self._process_id = process_id()
         self._is_started = False
         self._waiters: list[Waiter] = []
+        self.is_abandoned = False
         self.outcome: Outcome[T] | None = None
 
     @property
@@ -164,6 +169,13 @@ class Job(Generic[T]):
         if self.outcome is not None:
             waiter.wake()
         return waiter
+
+    def outcome_in_time(self) -> Outcome[T]:
+        """Return the outcome after a wait; or a timeout, and note that a caller waits no more."""
+        if self.outcome is None:
+            self.is_abandoned = True
+            return Outcome(is_timeout=True)
+        return self.outcome
 
     def _start(self) -> None:
         context = contextvars.copy_context()

@@ -43,8 +43,8 @@ __all__ = [
 
 logger = logging.getLogger("baas_auth_plugins")
 
-Sender = Callable[[TokenRequest], TokenResponse]
-"""Sends a token request in the thread that calls it."""
+Sender = Callable[[TokenRequest, Callable[[], bool]], TokenResponse]
+"""Sends a token request in the thread that calls it. The second argument returns whether a caller still waits."""
 
 RETRIED = (None, 429, 500, 502, 503, 504)  # None: no answer came
 RETRIES = 3
@@ -298,7 +298,7 @@ def send(sender: Sender | None, request: TokenRequest) -> Flow[TokenResponse]:
     """
     if sender is None:
         return (yield from SendTokenRequest(request))
-    job = Job(lambda: sender(request), in_thread=not getattr(sender, "is_replaced", False))
+    job: Job[TokenResponse] = Job(lambda: sender(request, lambda: not job.is_abandoned), in_thread=not getattr(sender, "is_replaced", False))
     outcome = yield from RunInThread(job, request.timeout)
     if outcome.is_timeout:
         raise NetworkError(f"no complete answer within {request.timeout:g} s")
