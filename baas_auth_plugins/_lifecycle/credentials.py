@@ -61,6 +61,9 @@ class CachedHeader(NamedTuple):
     since: float
     until: Instant
 
+    def __repr__(self) -> str:
+        return f"CachedHeader(acquired={self.acquired!r})"  # the header holds the token
+
 
 class ClientCredentials:
     """One auth object's way to tokens.
