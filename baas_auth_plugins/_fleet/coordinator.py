@@ -102,9 +102,8 @@ class FleetCoordinator:
                 return Decision.ADOPTED
             if not errand.is_urgent:
                 return Decision.BUSY
-            failure = state.failure_now(at)
-            if failure is not None:
-                raise failure
+            if state.failure_now(at):
+                return Decision.ADOPTED  # raised here, it would count as this process's own
             if not state.leased_by_other(self._owner, at):  # a Retry-After: the limiter makes the caller wait
                 self._limiter.block(state.blocked.remaining(at), at)
                 return Decision.LEAD
