@@ -25,7 +25,16 @@ from .._oauth.origins import Origin
 from ..exceptions import InvalidTokenResponseError
 from .drivers import aperform, perform
 from .flow import Answer, AuthParts, ClosedAtAnswerError, SendRequest, after_answer, authenticate, closed_at_answer
-from .httpx_messages import BYTE_STREAMS, INSTALLED, NETWORK_ERRORS, RESPONSES, Outgoing, as_bytes, origin_of, request_of
+from .httpx_messages import (
+    BYTE_STREAMS,
+    INSTALLED,
+    NETWORK_ERRORS,
+    RESPONSES,
+    Outgoing,
+    as_bytes,
+    origin_of,
+    request_of,
+)
 from .requests import LONGEST_DRAINED
 from .session_sender import SessionSender
 

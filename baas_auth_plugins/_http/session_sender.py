@@ -126,7 +126,7 @@ def _isolate(session: Any) -> None:
         session.cache = copy.copy(cache)
         session.cache._settings = copy.copy(cache._settings)
         session.cache._settings.disabled = True
-    session.get_redirect_target = lambda response: None
+    session.get_redirect_target = lambda _response: None
 
 
 def _once(adapter: Any) -> Any:

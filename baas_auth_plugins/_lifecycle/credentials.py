@@ -19,7 +19,6 @@ from .._oauth.token import Instant, Token, now
 from ..exceptions import (
     BaaSAuthError,
     ConfigurationError,
-    InvalidClientError,
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
@@ -177,7 +176,9 @@ class ClientCredentials:
 
     def _cache_header(self, token: Token) -> None:
         source, cached = self._source, self._cached
-        if source is None or (cached is not None and cached.acquired.token is token and cached.state is source.local.value):
+        if source is None or (
+            cached is not None and cached.acquired.token is token and cached.state is source.local.value
+        ):
             return
         state = source.local.value
         if state.token is token:

@@ -257,7 +257,9 @@ class TokenSource:
         """The API accepted the replay of the call that had this token requested: the back-off ends."""
         state = self.local.value
         if _holds(state, token) and state.verdict is not Verdict.ACCEPTED:
-            yield from self._coordinator.publish(lambda state: state.with_acceptance() if _holds(state, token) else state)
+            yield from self._coordinator.publish(
+                lambda state: state.with_acceptance() if _holds(state, token) else state
+            )
 
     def replay_rejected(self, call: Call, token: Token) -> Flow[None]:
         """The API rejected that replay, too: token requests because of 401s back off, unless another token came."""
