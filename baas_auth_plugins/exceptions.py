@@ -105,8 +105,8 @@ class TokenEndpointError(BaaSAuthError, _ClientError):
     _is_local = False
     # Another attempt would fail, too, as for a certificate that TLS refuses.
     _is_final = False
-    response = property(lambda self: None, lambda self, value: None)
-    request = property(lambda self: None, lambda self, value: None)  # httpx sets it to what holds the credentials
+    response = property(lambda _self: None, lambda _self, _value: None)
+    request = property(lambda _self: None, lambda _self, _value: None)  # httpx sets it to what holds the credentials
 
     def __init__(
         self,

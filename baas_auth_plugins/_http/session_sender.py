@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import requests
@@ -100,7 +101,8 @@ def _twin(session: requests.Session) -> requests.Session:
     twin = object.__new__(type(session))
     vars(twin).update(vars(session))
     _isolate(twin)
-    twin.adapters = type(session.adapters)((prefix, _once(adapter)) for prefix, adapter in session.adapters.items())
+    adapters: Any = type(session.adapters)  # the class's own mapping: an OrderedDict, or a tool's
+    twin.adapters = adapters((prefix, _once(adapter)) for prefix, adapter in session.adapters.items())
     return twin
 
 
@@ -112,7 +114,7 @@ def _isolate(session: Any) -> None:
     session.auth = None
     session.params = {}
     session._disabled = True  # requests-cache's own switch: neither read nor write its cache
-    session.get_redirect_target = lambda response: None
+    session.get_redirect_target = lambda _response: None
 
 
 def _once(adapter: Any) -> Any:
@@ -161,5 +163,9 @@ def _reader(raw: Any) -> Callable[[int], bytes]:
             read(0, **arguments)
         except TypeError:
             continue
-        return lambda size, read=read, arguments=arguments: bytes(read(size, **arguments))
+        return partial(_read, read, arguments)
     raise requests.exceptions.ContentDecodingError("the response has no body that can be read")
+
+
+def _read(read: Callable[..., bytes], arguments: dict[str, Any], size: int) -> bytes:
+    return bytes(read(size, **arguments))

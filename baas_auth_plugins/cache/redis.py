@@ -9,10 +9,10 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from cryptography.hazmat.primitives.ciphers import aead  # noqa: F401  # imported once, before a server forks its workers
 from redis.client import NEVER_DECODE
 from redis.connection import ConnectionPool
 
-from .._fleet import codec  # noqa: F401  # imports cryptography, once, before a server forks its workers
 from ..exceptions import ConfigurationError
 
 if TYPE_CHECKING:
