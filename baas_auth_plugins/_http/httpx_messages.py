@@ -101,17 +101,21 @@ class Outgoing:
         headers = type(like.headers)(request.headers, encoding=like.headers.encoding)
         self.raw = type(like)("POST", request.url, headers=headers, content=request.body, extensions=extensions)
         self.raw.stream = _Body(request.body)
-        self._target = self.raw.url.raw_path
 
     def _check(self, event: str, info: dict[str, Any]) -> None:
         """Let only this very request out: redirects inherit its extensions, and httpcore calls this for each send."""
         request = info.get("request")
         if not event.endswith("send_request_headers.started") or request is None or request.method == b"CONNECT":
             return
-        url = request.url
+        url, own = request.url, self.raw.url
+        is_same = (url.scheme, url.host, url.port, url.target) == (
+            own.raw_scheme,
+            own.raw_host,
+            own.port,
+            own.raw_path,
+        )
         # A proxy for plain http gets the whole URL as the target.
-        is_same = url.target == self._target and url.host == self.raw.url.raw_host
-        if request.method != b"POST" or not (is_same or url.target == str(self.raw.url).encode("ascii")):
+        if request.method != b"POST" or not (is_same or url.target == str(own).encode("ascii")):
             host = self.raw.url.host
             text = f"{self._provider}: {host} redirects the token request; credentials are not sent on"
             self.refusal = InvalidTokenResponseError(text, provider=self._provider)

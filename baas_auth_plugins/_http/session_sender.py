@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar
 from requests.hooks import default_hooks
 from requests.structures import CaseInsensitiveDict
@@ -45,6 +46,12 @@ class SessionSender:
 
     def __init__(self, session: requests.Session | None = None) -> None:
         self.session = session
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether a test tool has replaced what sends: some, such as requests-mock, want it in the caller's thread."""
+        replaceable = (_Session.send, _Session.get_adapter, HTTPAdapter.send)
+        return any(not function.__module__.startswith("requests.") for function in replaceable)
 
     @property
     def user_agent(self) -> str:

@@ -24,7 +24,7 @@ from ..exceptions import (
 )
 from .coordinator import Coordinator, LocalState
 from .effects import ConnectionLostError, Flow
-from .fetch import RETRIED, Call, Work, fetch
+from .fetch import RETRIED, RETRIES, Call, Work, fetch
 from .rate_limit import RateLimiter
 from .single_flight import Flight, OutOfTimeError, SingleFlight, no_token
 from .state import TokenState, Transition, Verdict
@@ -98,6 +98,8 @@ class TokenSource:
                 failure = failure or state.failure_now(at)
                 if failure is not None:
                     raise failure
+                if not call.budget.requests:
+                    raise no_token(self._provider, "this call has sent as many token requests as it may")
                 deadline = call.deadline
             tried = True
             work = partial(self._renew, call, token, deadline)
@@ -128,7 +130,9 @@ class TokenSource:
         logger.debug("%s: requesting a token (%s)", self._provider, reason)
         epoch = self.local.epoch
         try:
-            new = yield from fetch(Work(call, flight, token, deadline), self._coordinator, self.limiter)
+            retries = 0 if before.is_failing(request.started) else RETRIES
+            work = Work(call, flight, token, deadline, retries)
+            new = yield from fetch(work, self._coordinator, self.limiter)
         except ConnectionLostError:  # nothing may be yielded any more
             lost = no_token(self._provider, "the connection to the token endpoint was lost")
             self._coordinator.publish_later(_unchanged if token is None else request.failed(lost, is_urgent=False))

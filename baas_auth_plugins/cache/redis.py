@@ -10,8 +10,12 @@ import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cryptography.hazmat.primitives.ciphers import aead  # noqa: F401  # imported once, before a server forks its workers
-from redis.client import NEVER_DECODE
-from redis.connection import ConnectionPool
+
+try:
+    from redis.client import NEVER_DECODE
+    from redis.connection import ConnectionPool
+except ImportError as error:
+    raise ImportError("the Redis cache needs redis-py: pip install 'baas-auth-plugins[redis]'") from error
 
 from ..exceptions import ConfigurationError
 

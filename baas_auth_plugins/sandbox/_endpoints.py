@@ -85,7 +85,7 @@ class Endpoints:
             opaque=dialect.opaque_tokens,
         )
         content = _token_response(token, shows_issued_at=dialect.shows_issued_at)
-        if getattr(provider, "read_token_response", None) is not None:
+        if provider.read_token_response is not None:
             content |= _further_names(token)
         return json_response(200, content)
 
