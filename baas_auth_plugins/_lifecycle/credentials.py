@@ -18,6 +18,7 @@ from .._oauth.messages import NetworkError, TokenRequest, TokenResponse
 from .._oauth.token import Instant, Token, now
 from ..exceptions import (
     BaaSAuthError,
+    ConfigurationError,
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
