@@ -244,6 +244,7 @@ class ClientCredentials:
         while True:
             secret = yield from self._read_secret(call)
             request: TokenRequest = self.client.request_about(endpoint, query, secret, call.user_agent)
+            error: TokenEndpointUnavailableError | None = None
             try:
                 response = yield from send(call.sender, request)
             except NetworkError as failure:
@@ -251,7 +252,6 @@ class ClientCredentials:
             else:
                 if response.status_code not in (500, 502, 503, 504):
                     return response, (secret, basic_value(self.client, secret))
-                error = None
             failures += 1
             wait = backoff(failures)
             if failures > 3 or now().monotonic + wait > call.deadline or (error is not None and error._is_final):
