@@ -141,7 +141,7 @@ class SharedStore:
             self._breaker = NO_BACKOFF
             logger.info("the token cache works again")
 
-    def _failed(self, error: Exception, writes: bool) -> None:
+    def _failed(self, error: BaseException, writes: bool) -> None:
         if not self._breaker.count:
             logger.warning(
                 "the token cache failed twice (%s: %s). Each process requests tokens alone until it works again",
@@ -152,5 +152,5 @@ class SharedStore:
         self._breaker = Backoff(self._breaker.count).longer(AFTER_FAILURE, now())
 
 
-def _leave(record: R | None) -> None:
-    return None
+def _leave(_record: R | None) -> None:
+    """Change nothing."""

@@ -25,7 +25,16 @@ from .._oauth.origins import Origin
 from ..exceptions import InvalidTokenResponseError
 from .drivers import aperform, perform
 from .flow import Answer, AuthParts, ClosedAtAnswerError, SendRequest, after_answer, authenticate, closed_at_answer
-from .httpx_messages import BYTE_STREAMS, INSTALLED, NETWORK_ERRORS, RESPONSES, Outgoing, as_bytes, origin_of, request_of
+from .httpx_messages import (
+    BYTE_STREAMS,
+    INSTALLED,
+    NETWORK_ERRORS,
+    RESPONSES,
+    Outgoing,
+    as_bytes,
+    origin_of,
+    request_of,
+)
 from .requests import LONGEST_DRAINED
 from .session_sender import SessionSender
 
@@ -74,7 +83,8 @@ class HttpxAuth(_Auth):
         return self._sender if self._sender.session is not None else None
 
     def _sync_flow(self, request: Any, sender: SessionSender | None) -> Generator[Any, Any, None]:
-        cached, response, is_closed = self._cached(request), None, False
+        response: Any = None
+        cached, is_closed = self._cached(request), False
         if cached is not None:
             try:
                 response = yield request
@@ -108,7 +118,8 @@ class HttpxAuth(_Auth):
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         """Authenticate one request of an async client, under asyncio or trio."""
-        cached, response, is_closed = self._cached(request), None, False
+        response: Any = None
+        cached, is_closed = self._cached(request), False
         if cached is not None:
             try:
                 response = yield request
@@ -227,7 +238,8 @@ class _Exchange:
 
     def close(self, flow: Flow[None], effect: Effect[Any]) -> None:
         """Tell a flow why the client has closed it. The flow cannot go on; the client raises what happened."""
-        error, reason = sys.exception(), None
+        error = sys.exception()
+        reason: Exception | None = None
         if isinstance(effect, SendTokenRequest) and self._outgoing is not None:
             self._outgoing.wipe()
             lost = ConnectionLostError() if isinstance(error, Exception) else None

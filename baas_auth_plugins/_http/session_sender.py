@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import requests
@@ -110,7 +111,8 @@ def _twin(session: requests.Session) -> requests.Session:
     twin = object.__new__(type(session))
     vars(twin).update(vars(session))
     _isolate(twin)
-    twin.adapters = type(session.adapters)((prefix, _once(adapter)) for prefix, adapter in session.adapters.items())
+    adapters: Any = type(session.adapters)  # the class's own mapping: an OrderedDict, or a tool's
+    twin.adapters = adapters((prefix, _once(adapter)) for prefix, adapter in session.adapters.items())
     return twin
 
 
@@ -126,7 +128,7 @@ def _isolate(session: Any) -> None:
         session.cache = copy.copy(cache)
         session.cache._settings = copy.copy(cache._settings)
         session.cache._settings.disabled = True
-    session.get_redirect_target = lambda response: None
+    session.get_redirect_target = lambda _response: None
 
 
 def _once(adapter: Any) -> Any:
@@ -175,5 +177,9 @@ def _reader(raw: Any) -> Callable[[int], bytes]:
             read(0, **arguments)
         except TypeError:
             continue
-        return lambda size, read=read, arguments=arguments: bytes(read(size, **arguments))
+        return partial(_read, read, arguments)
     raise requests.exceptions.ContentDecodingError("the response has no body that can be read")
+
+
+def _read(read: Callable[..., bytes], arguments: dict[str, Any], size: int) -> bytes:
+    return bytes(read(size, **arguments))

@@ -19,7 +19,6 @@ from .._oauth.token import Instant, Token, now
 from ..exceptions import (
     BaaSAuthError,
     ConfigurationError,
-    InvalidClientError,
     InvalidTokenResponseError,
     TokenEndpointError,
     TokenEndpointUnavailableError,
@@ -181,7 +180,9 @@ class ClientCredentials:
 
     def _cache_header(self, token: Token) -> None:
         source, cached = self._source, self._cached
-        if source is None or (cached is not None and cached.acquired.token is token and cached.state is source.local.value):
+        if source is None or (
+            cached is not None and cached.acquired.token is token and cached.state is source.local.value
+        ):
             return
         state = source.local.value
         if state.token is token:
@@ -247,6 +248,7 @@ class ClientCredentials:
         while True:
             secret = yield from self._read_secret(call)
             request: TokenRequest = self.client.request_about(endpoint, query, secret, call.user_agent)
+            error: TokenEndpointUnavailableError | None = None
             try:
                 response = yield from send(call.sender, request)
             except NetworkError as failure:
@@ -256,7 +258,6 @@ class ClientCredentials:
             else:
                 if response.status_code not in (500, 502, 503, 504):
                     return response, (secret, basic_value(self.client, secret))
-                error = None
             failures += 1
             wait = backoff(failures)
             if failures > 3 or now().monotonic + wait > call.deadline or (error is not None and error._is_final):

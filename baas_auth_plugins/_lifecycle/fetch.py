@@ -298,7 +298,9 @@ def send(sender: Sender | None, request: TokenRequest) -> Flow[TokenResponse]:
     """
     if sender is None:
         return (yield from SendTokenRequest(request))
-    job: Job[TokenResponse] = Job(lambda: sender(request, lambda: not job.is_abandoned), in_thread=not getattr(sender, "is_replaced", False))
+    job: Job[TokenResponse] = Job(
+        lambda: sender(request, lambda: not job.is_abandoned), in_thread=not getattr(sender, "is_replaced", False)
+    )
     outcome = yield from RunInThread(job, request.timeout)
     if outcome.is_timeout:
         raise NetworkError(f"no complete answer within {request.timeout:g} s")

@@ -257,7 +257,9 @@ class TokenSource:
         """The API accepted the replay of the call that had this token requested: the back-off ends."""
         state = self.local.value
         if _holds(state, token) and state.verdict is not Verdict.ACCEPTED:
-            yield from self._coordinator.publish(lambda state: state.with_acceptance() if _holds(state, token) else state)
+            yield from self._coordinator.publish(
+                lambda state: state.with_acceptance() if _holds(state, token) else state
+            )
 
     def replay_rejected(self, call: Call, token: Token) -> Flow[None]:
         """The API rejected that replay, too: token requests because of 401s back off, unless another token came."""
@@ -331,8 +333,9 @@ class _Request:
         at = now()
         is_gateways = isinstance(error, TokenEndpointError) and not error._is_local
         waits = isinstance(error, RateLimitError) and error.retry_after is not None
+        seconds = getattr(error, "retry_after", None) or 0.0
         if is_urgent and waits:
-            return lambda state: state.waiting(error.retry_after or 0.0, at)
+            return lambda state: state.waiting(seconds, at)
         if is_urgent and not is_gateways:
             return _unchanged  # another caller's secret may be right
 
@@ -345,7 +348,7 @@ class _Request:
                 urgent=is_urgent,
                 now=at,
             )
-            return failed.paused(getattr(error, "retry_after", None) or 0.0, at)
+            return failed.paused(seconds, at)
 
         return transition
 
