@@ -78,10 +78,12 @@ class TokenSource:
             ConfigurationError: the client secret, or a function of the declaration, is wrong.
         """
         call.key = self.key
-        started, tried = now(), False
+        started, tried, generation = now(), False, self.local.value.generation
         failure: BaaSAuthError | None = None
         for _ in range(_ROUNDS):
             state, at = self.local.value, now()
+            if state.generation > generation:
+                call.rejected = None  # an issuer may hand out the rejected token again
             token = state.usable(call.rejected, call.client.leeway, at)
             phase = Phase.EXPIRED if token is None else token.phase(at, call.client.leeway)
             if token is not None and phase is Phase.FRESH:
