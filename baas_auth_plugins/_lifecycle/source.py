@@ -128,10 +128,11 @@ class TokenSource:
         logger.debug("%s: requesting a token (%s)", self._provider, reason)
         epoch = self.local.epoch
         try:
-            new = yield from fetch(Work(call, flight, token, deadline), self._coordinator, self.limiter)
+            new = yield from fetch(Work(call, flight, token, deadline, epoch), self._coordinator, self.limiter)
         except ConnectionLostError:  # nothing may be yielded any more
             lost = no_token(self._provider, "the connection to the token endpoint was lost")
-            self._coordinator.publish_later(_unchanged if token is None else request.failed(lost, is_urgent=False))
+            failed = _unchanged if token is None else request.failed(lost, is_urgent=False)
+            self._coordinator.publish_later(failed, epoch)
             self._report_failure(request, lost)
             raise
         except (TokenEndpointError, ConfigurationError) as error:
@@ -142,7 +143,7 @@ class TokenSource:
             yield from self._coordinator.publish(_unchanged, epoch)
             raise
         except BaseException:  # cancelled, closed or interrupted
-            self._coordinator.publish_later(_unchanged)
+            self._coordinator.publish_later(_unchanged, epoch)
             raise
         if new is None:
             self._look_again_soon(token)
