@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ._process import lock
-
 if TYPE_CHECKING:
     from .events import Event
 
@@ -17,28 +15,19 @@ Listener = Callable[["Event"], object]
 
 logger = logging.getLogger("baas_auth_plugins")
 
-_subscribed: Mapping[object, Listener] = {}
+_subscribed: dict[object, Listener] = {}
 
 
 def add(listener: Listener) -> Callable[[], None]:
     """Add a listener for all events, and return the function that removes it."""
-    global _subscribed
-    subscription = object()  # a function that subscribes twice has two
-    with lock():
-        _subscribed = {**_subscribed, subscription: listener}
-
-    def remove() -> None:
-        global _subscribed
-        with lock():
-            _subscribed = {one: kept for one, kept in _subscribed.items() if one is not subscription}
-
-    return remove
+    subscription = object()
+    _subscribed[subscription] = listener
+    return lambda: _subscribed.pop(subscription, None) and None
 
 
 def emit(on_event: Listener | None, kind: str, fields: Mapping[str, Any]) -> None:
     """Call every listener with the event of this class name. What one raises is logged and goes no further."""
-    subscribed = _subscribed.values()
-    listeners = tuple(subscribed) if on_event is None else (on_event, *subscribed)
+    listeners = [*_subscribed.values()] if on_event is None else [on_event, *_subscribed.values()]
     if not listeners:
         return
     from . import events  # imported by those who listen: the dataclasses take 3 ms to make

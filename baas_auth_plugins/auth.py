@@ -113,7 +113,9 @@ class OAuth2ClientCredentialsAuth(RequestsAuth, HttpxAuth):
         provider = _provider_of(type(self))
         origin_text, origin = parameters.base_url(provider, environment, base_url)
         api_origins = () if base_url is not None else provider.api_origins.get(environment, ())
-        further = parameters.origins("allowed_origins", allowed_origins) + parameters.origins("api_origins", api_origins)
+        further = parameters.origins("allowed_origins", allowed_origins) + parameters.origins(
+            "api_origins", api_origins
+        )
         _check(session, cache, on_event, background_renewal=background_renewal)
         client = OAuthClient(
             provider=provider,

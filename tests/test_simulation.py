@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from simulation.plants import PLANTS, Plant, hunt
 from simulation.runner import main, run_seeds
@@ -35,7 +37,13 @@ REGRESSIONS = [
 ]
 
 
-together = pytest.mark.xdist_group("a thousand seeds")  # which take long, and are run once
+_group = pytest.mark.xdist_group("a thousand seeds")
+_timeout = pytest.mark.timeout(900)  # seconds
+
+
+def together(test: Callable[..., None]) -> Callable[..., None]:
+    """Run the test in the process that runs the thousand seeds, which take a busy machine minutes."""
+    return _group(_timeout(test))
 
 
 @pytest.fixture(scope="module")

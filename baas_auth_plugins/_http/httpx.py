@@ -25,7 +25,16 @@ from .._oauth.origins import Origin
 from ..exceptions import InvalidTokenResponseError
 from .drivers import aperform, perform
 from .flow import Answer, AuthParts, ClosedAtAnswerError, SendRequest, after_answer, authenticate, closed_at_answer
-from .httpx_messages import BYTE_STREAMS, INSTALLED, NETWORK_ERRORS, RESPONSES, Outgoing, as_bytes, origin_of, request_of
+from .httpx_messages import (
+    BYTE_STREAMS,
+    INSTALLED,
+    NETWORK_ERRORS,
+    RESPONSES,
+    Outgoing,
+    as_bytes,
+    origin_of,
+    request_of,
+)
 from .requests import LONGEST_DRAINED
 from .session_sender import SessionSender
 
@@ -211,9 +220,7 @@ class _Exchange:
         return after_answer(parts, acquired, self.answered(response), sender)
 
     def to_send(self, effect: SendRequest) -> Any:
-        """Return the request to yield. httpx reads the response before it, whose body must be readable then."""
-        if self._response is not None:
-            _decode(self._response)
+        """Return the request to yield."""
         self._sent = effect.request.raw  # type: ignore[attr-defined]  # flows get no other class here
         return self._sent
 
@@ -253,7 +260,7 @@ class _Exchange:
                     break
         with suppress(*NETWORK_ERRORS):
             response.stream.close()
-        response.stream = as_bytes(bytes(body))
+        _replace_body(response, bytes(body))
 
     async def adrain(self) -> None:
         """Do as `drain`."""
@@ -268,7 +275,7 @@ class _Exchange:
                         break
         with suppress(*NETWORK_ERRORS):
             await response.stream.aclose()
-        response.stream = as_bytes(bytes(body))
+        _replace_body(response, bytes(body))
 
 
 def _is_short(response: Any) -> bool:
@@ -292,16 +299,13 @@ def _short_reads(response: Any) -> Iterator[None]:
             extensions["timeout"] = before
 
 
-def _decode(response: Any) -> None:
-    """Undo the content coding of a drained body, within bounds; drop a body for which that fails."""
-    if "Content-Encoding" not in response.headers or hasattr(response, "_content"):
-        return
-    raw = b"".join(response.stream)
+def _replace_body(response: Any, raw: bytes) -> None:
+    """Give a drained response a body that httpx can read: decoded within bounds, or empty if that fails."""
     try:
         body = TokenResponse.from_raw(response.status_code, response.headers, raw).body
     except InvalidTokenResponseError:
         body = b""
-    del response.headers["Content-Encoding"]
+    response.headers.pop("Content-Encoding", None)
     response.stream = as_bytes(body)
 
 

@@ -60,7 +60,9 @@ class RequestsAuth(requests.auth.AuthBase):
                 f" installed, their httpx2 equals; not {type(r).__module__}.{type(r).__name__}."
                 " For another client, use get_token() or call_with_token()"
             )
-        r.hooks = {event: [one for one in hooks if not isinstance(one, AfterResponse)] for event, hooks in r.hooks.items()}
+        r.hooks = {
+            event: [one for one in hooks if not isinstance(one, AfterResponse)] for event, hooks in r.hooks.items()
+        }
         acquired = run(attach(self._parts, PreparedRequest(r), self._sender))
         if acquired is not None:
             r.register_hook("response", AfterResponse(self._parts, self._sender, acquired))
@@ -200,7 +202,8 @@ def _drain(response: requests.Response) -> None:
     if is_short:
         _limit_reads(raw)
         with suppress(requests.RequestException, HTTPError, OSError):
-            body = read_raw(response, LONGEST_DRAINED, time.monotonic() + _DRAIN_SECONDS)
+            until = time.monotonic() + _DRAIN_SECONDS
+            body = read_raw(response, LONGEST_DRAINED, lambda: time.monotonic() <= until)
     if is_short and len(body) == int(length) and hasattr(raw, "release_conn"):
         raw.release_conn()
     else:

@@ -92,9 +92,7 @@ class Coordinator(Protocol):
     def answered(self, request: str) -> Flow[None]:
         """Count a token request from now on, when its answer came."""
 
-    def publish(
-        self, transition: Transition, epoch: int | None = None, *, keeps_lead: bool = False
-    ) -> Flow[None]:
+    def publish(self, transition: Transition, epoch: int | None = None, *, keeps_lead: bool = False) -> Flow[None]:
         """Change the state, for this process at once and for all others, and give the lead back unless it is kept."""
 
     def publish_later(self, transition: Transition, epoch: int | None = None) -> None:
@@ -137,9 +135,7 @@ class LocalCoordinator:
         return
         yield
 
-    def publish(
-        self, transition: Transition, epoch: int | None = None, *, keeps_lead: bool = False
-    ) -> Flow[None]:
+    def publish(self, transition: Transition, epoch: int | None = None, *, keeps_lead: bool = False) -> Flow[None]:
         """Change the state."""
         self._local.apply(transition, epoch)
         return

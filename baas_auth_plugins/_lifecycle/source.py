@@ -24,7 +24,7 @@ from ..exceptions import (
 )
 from .coordinator import Coordinator, LocalState
 from .effects import ConnectionLostError, Flow
-from .fetch import RETRIED, Call, Work, fetch
+from .fetch import RETRIED, RETRIES, Call, Work, fetch
 from .rate_limit import RateLimiter
 from .single_flight import Flight, OutOfTimeError, SingleFlight, no_token
 from .state import TokenState, Transition, Verdict
@@ -98,6 +98,8 @@ class TokenSource:
                 failure = failure or state.failure_now(at)
                 if failure is not None:
                     raise failure
+                if not call.budget.requests:
+                    raise no_token(self._provider, "this call has sent as many token requests as it may")
                 deadline = call.deadline
             tried = True
             work = partial(self._renew, call, token, deadline)
@@ -128,7 +130,9 @@ class TokenSource:
         logger.debug("%s: requesting a token (%s)", self._provider, reason)
         epoch = self.local.epoch
         try:
-            new = yield from fetch(Work(call, flight, token, deadline, epoch), self._coordinator, self.limiter)
+            retries = 0 if before.is_failing(request.started) else RETRIES
+            work = Work(call, flight, token, deadline, epoch=epoch, retries=retries)
+            new = yield from fetch(work, self._coordinator, self.limiter)
         except ConnectionLostError:  # nothing may be yielded any more
             lost = no_token(self._provider, "the connection to the token endpoint was lost")
             failed = _unchanged if token is None else request.failed(lost, is_urgent=False)
@@ -254,7 +258,9 @@ class TokenSource:
         """The API accepted the replay of the call that had this token requested: the back-off ends."""
         state = self.local.value
         if _holds(state, token) and state.verdict is not Verdict.ACCEPTED:
-            yield from self._coordinator.publish(lambda state: state.with_acceptance() if _holds(state, token) else state)
+            yield from self._coordinator.publish(
+                lambda state: state.with_acceptance() if _holds(state, token) else state
+            )
 
     def replay_rejected(self, call: Call, token: Token) -> Flow[None]:
         """The API rejected that replay, too: token requests because of 401s back off, unless another token came."""
