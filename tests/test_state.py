@@ -358,7 +358,7 @@ def test_each_caller_gets_an_error_of_its_own() -> None:
     "remaining",
     [
         once(60).remaining,
-        lambda at: state(renewal=once(60)).renewal.remaining(at),
+        state(renewal=once(60)).renewal.remaining,
         lambda at: state(failure=Failure(OUTAGE, False, once(60))).failure_now(at) or 0,
         OURS.remaining,
         lambda at: state(lease=THEIRS).leased_by_other("ours", at),

@@ -171,9 +171,9 @@ class FleetCoordinator:
         else:
             self._take_over(record)
 
-    def publish_later(self, transition: Transition) -> None:
+    def publish_later(self, transition: Transition, epoch: int | None = None) -> None:
         """Do as `publish`, and wait for nothing."""
-        decide = self._applied(transition, None, keeps_lead=False)
+        decide = self._applied(transition, epoch, keeps_lead=False)
         if decide is not None:
             self._seen = None
             self._store.change_later(self._codec, decide)

@@ -53,6 +53,10 @@ class SessionSender:
         replaceable = (_Session.send, _Session.get_adapter, HTTPAdapter.send)
         return any(not function.__module__.startswith("requests.") for function in replaceable)
 
+    def if_given(self) -> SessionSender | None:
+        """Return this sender if the caller gave a session; None for the caller's own httpx client."""
+        return self if self.session is not None else None
+
     @property
     def user_agent(self) -> str:
         """The User-Agent of token requests that no API request needs."""

@@ -94,7 +94,7 @@ class Coordinator(Protocol):
     def publish(self, transition: Transition, epoch: int | None = None, *, keeps_lead: bool = False) -> Flow[None]:
         """Change the state, for this process at once and for all others, and give the lead back unless it is kept."""
 
-    def publish_later(self, transition: Transition) -> None:
+    def publish_later(self, transition: Transition, epoch: int | None = None) -> None:
         """Do as `publish`, where the caller can wait for nothing any more."""
 
     def look(self, deadline: float) -> Flow[None]:
@@ -140,9 +140,9 @@ class LocalCoordinator:
         return
         yield
 
-    def publish_later(self, transition: Transition) -> None:
+    def publish_later(self, transition: Transition, epoch: int | None = None) -> None:
         """Change the state."""
-        self._local.apply(transition)
+        self._local.apply(transition, epoch)
 
     def look(self, deadline: float) -> Flow[None]:
         """Do nothing: no other process knows more."""

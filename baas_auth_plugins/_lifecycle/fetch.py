@@ -167,12 +167,14 @@ class Work:
         flight: the flight that it leads.
         token: the valid token that is due for renewal, if there is one.
         deadline: moment on the monotonic clock until which it may take.
+        epoch: of the state. After a reset nothing of this work is kept.
         retries: how often an attempt that failed is repeated.
     """
 
     __slots__ = (
         "call",
         "deadline",
+        "epoch",
         "flight",
         "is_urgent",
         "leeway",
@@ -183,9 +185,12 @@ class Work:
         "waited",
     )
 
-    def __init__(self, call: Call, flight: Flight, token: Token | None, deadline: float, retries: int) -> None:
+    def __init__(
+        self, call: Call, flight: Flight, token: Token | None, deadline: float, *, epoch: int, retries: int
+    ) -> None:
         self.call = call
         self.token = token
+        self.epoch = epoch
         self.is_urgent = token is None
         self.flight = flight
         self.deadline = deadline
@@ -242,7 +247,8 @@ def fetch(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[To
             raise raised
         wait = max(raised.retry_after or 0.0, backoff(failures + limits))
         at = now()
-        yield from coordinator.publish(partial(TokenState.waiting, seconds=wait, now=at), keeps_lead=True)
+        waiting = partial(TokenState.waiting, seconds=wait, now=at)
+        yield from coordinator.publish(waiting, work.epoch, keeps_lead=True)
         yield from work.wait(wait, raised)
     return None
 
@@ -286,7 +292,7 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
         raise
     except TokenEndpointError as error:
         if error.retry_after:
-            limiter.block(error.retry_after, now())
+            limiter.block(error.retry_after, now(), number)
         raise
 
 
