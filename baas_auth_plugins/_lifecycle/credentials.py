@@ -19,11 +19,12 @@ from .._oauth.token import Instant, Token, now
 from ..exceptions import (
     BaaSAuthError,
     ConfigurationError,
+    InvalidTokenResponseError,
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
 from .effects import Flow, Job, ReadResponse, RunInThread, Sleep
-from .fetch import Call, Sender, backoff, send, unreachable
+from .fetch import Call, Sender, backoff, refused, send, unreachable
 from .source import TokenSource
 from .state import TokenState
 
@@ -58,6 +59,9 @@ class CachedHeader(NamedTuple):
     state: TokenState
     since: float
     until: Instant
+
+    def __repr__(self) -> str:
+        return f"CachedHeader(acquired={self.acquired!r})"  # the header holds the token
 
 
 class ClientCredentials:
@@ -176,7 +180,9 @@ class ClientCredentials:
 
     def _cache_header(self, token: Token) -> None:
         source, cached = self._source, self._cached
-        if source is None or (cached is not None and cached.acquired.token is token and cached.state is source.local.value):
+        if source is None or (
+            cached is not None and cached.acquired.token is token and cached.state is source.local.value
+        ):
             return
         state = source.local.value
         if state.token is token:
@@ -247,6 +253,8 @@ class ClientCredentials:
                 response = yield from send(call.sender, request)
             except NetworkError as failure:
                 error = unreachable(self.client, failure)
+            except InvalidTokenResponseError as problem:
+                raise refused(self.client, problem) from None
             else:
                 if response.status_code not in (500, 502, 503, 504):
                     return response, (secret, basic_value(self.client, secret))

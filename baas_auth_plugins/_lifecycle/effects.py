@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from .._oauth.messages import TokenRequest, TokenResponse
@@ -125,7 +125,7 @@ class BlockedError(Exception):
 class Outcome(Generic[T]):
     """What became of a function in a thread: its value, its error, or neither in time."""
 
-    value: T | None = None
+    value: T | None = field(default=None, repr=False)  # a client secret, or a token response
     error: BaseException | None = None
     is_timeout: bool = False
 
@@ -136,9 +136,13 @@ class Job(Generic[T]):
     Args:
         function: the function.
         in_thread: False to call it in the thread that joins first.
+
+    Attributes:
+        is_abandoned: whether a caller waited in vain.
+        outcome: what became of the function, at its end.
     """
 
-    __slots__ = ("_function", "_in_thread", "_is_started", "_process_id", "_waiters", "outcome")
+    __slots__ = ("_function", "_in_thread", "_is_started", "_process_id", "_waiters", "is_abandoned", "outcome")
 
     def __init__(self, function: Callable[[], T], *, in_thread: bool = True) -> None:
         self._function = function
@@ -146,6 +150,7 @@ class Job(Generic[T]):
         self._process_id = process_id()
         self._is_started = False
         self._waiters: list[Waiter] = []
+        self.is_abandoned = False
         self.outcome: Outcome[T] | None = None
 
     @property
@@ -164,6 +169,13 @@ class Job(Generic[T]):
         if self.outcome is not None:
             waiter.wake()
         return waiter
+
+    def outcome_in_time(self) -> Outcome[T]:
+        """Return the outcome after a wait; or a timeout, and note that a caller waits no more."""
+        if self.outcome is None:
+            self.is_abandoned = True
+            return Outcome(is_timeout=True)
+        return self.outcome
 
     def _start(self) -> None:
         context = contextvars.copy_context()

@@ -78,10 +78,12 @@ class TokenSource:
             ConfigurationError: the client secret, or a function of the declaration, is wrong.
         """
         call.key = self.key
-        started, tried = now(), False
+        started, tried, generation = now(), False, self.local.value.generation
         failure: BaaSAuthError | None = None
         for _ in range(_ROUNDS):
             state, at = self.local.value, now()
+            if state.generation > generation:
+                call.rejected = None  # an issuer may hand out the rejected token again
             token = state.usable(call.rejected, call.client.leeway, at)
             phase = Phase.EXPIRED if token is None else token.phase(at, call.client.leeway)
             if token is not None and phase is Phase.FRESH:
@@ -131,11 +133,12 @@ class TokenSource:
         epoch = self.local.epoch
         try:
             retries = 0 if before.is_failing(request.started) else RETRIES
-            work = Work(call, flight, token, deadline, retries)
+            work = Work(call, flight, token, deadline, epoch=epoch, retries=retries)
             new = yield from fetch(work, self._coordinator, self.limiter)
         except ConnectionLostError:  # nothing may be yielded any more
             lost = no_token(self._provider, "the connection to the token endpoint was lost")
-            self._coordinator.publish_later(_unchanged if token is None else request.failed(lost, is_urgent=False))
+            failed = _unchanged if token is None else request.failed(lost, is_urgent=False)
+            self._coordinator.publish_later(failed, epoch)
             self._report_failure(request, lost)
             raise
         except (TokenEndpointError, ConfigurationError) as error:
@@ -146,7 +149,7 @@ class TokenSource:
             yield from self._coordinator.publish(_unchanged, epoch)
             raise
         except BaseException:  # cancelled, closed or interrupted
-            self._coordinator.publish_later(_unchanged)
+            self._coordinator.publish_later(_unchanged, epoch)
             raise
         if new is None:
             self._look_again_soon(token)
@@ -257,7 +260,9 @@ class TokenSource:
         """The API accepted the replay of the call that had this token requested: the back-off ends."""
         state = self.local.value
         if _holds(state, token) and state.verdict is not Verdict.ACCEPTED:
-            yield from self._coordinator.publish(lambda state: state.with_acceptance() if _holds(state, token) else state)
+            yield from self._coordinator.publish(
+                lambda state: state.with_acceptance() if _holds(state, token) else state
+            )
 
     def replay_rejected(self, call: Call, token: Token) -> Flow[None]:
         """The API rejected that replay, too: token requests because of 401s back off, unless another token came."""

@@ -202,9 +202,7 @@ def _unescaped(text: str) -> tuple[str, ...]:
     return unquote(text), unquote_plus(text), unescape(text), plain
 
 
-def retry_after(
-    client: OAuthClient, response: TokenResponse, payload: Mapping[str, Any], now: Instant
-) -> float | None:
+def retry_after(client: OAuthClient, response: TokenResponse, payload: Mapping[str, Any], now: Instant) -> float | None:
     """Return the seconds to wait: of the header (RFC 9110 section 10.2.3), else of the body's ``retry_after``.
 
     At most 300 s count: a gateway that says more sends milliseconds or a date, and would stop a whole fleet.
