@@ -69,13 +69,14 @@ class FleetCoordinator:
         self._looks = SingleFlight(provider)
         self._seen: Record[TokenState] | None = None
         self._is_seen_now = False
+        self._seen_limits: Record[RateLimits] | None = None
 
     def reset(self) -> None:
         """Forget everything but what is in the cache."""
         self._local.reset()
         self._store.reset()
         self._looks = SingleFlight(self._provider)
-        self._seen = None
+        self._seen = self._seen_limits = None
 
     @property
     def _owner(self) -> str:
@@ -212,6 +213,13 @@ class FleetCoordinator:
         with suppress(StoreDownError):
             self._take_over((yield from self._store.read(self._codec, seconds=seconds)))
             self._is_seen_now = True
+            if self._limiter.limit is not None:  # while the fleet may send nothing, a 401 is returned as it is
+                self._seen_limits = yield from self._store.read(self._limits, seconds=seconds)
+                self._take_over_limits(self._seen_limits)
+
+    def _take_over_limits(self, record: Record[RateLimits]) -> None:
+        with lock():
+            self._limiter.limits = self._limiter.limits.merged(record.value, now())
 
     def reserve(self, request: str) -> Flow[float]:
         """Count a token request in the fleet before it is sent."""
@@ -227,15 +235,15 @@ class FleetCoordinator:
             return known.counting(request, limiter.limit, at.monotonic + _UNTIL_ANSWERED, at)
 
         try:
-            record = yield from self._store.change(self._limits, decide, seconds=SECONDS_WITHOUT)
+            seen, self._seen_limits = self._seen_limits, None
+            record = yield from self._store.change(self._limits, decide, seconds=SECONDS_WITHOUT, seen=seen)
         except StoreDownError:
             wait = limiter.wait(now())
             if not wait:
                 limiter.count(request, now())
             return wait
-        with lock():
-            limiter.limits = limiter.limits.merged(record.value, now())
-            return 0.0 if record.is_written else max(limiter.wait(now()), _POLL[0])
+        self._take_over_limits(record)
+        return 0.0 if record.is_written else max(limiter.wait(now()), _POLL[0])
 
     def answered(self, request: str) -> Flow[None]:
         """Count a slow token request anew; a quick one has been counted so from the start."""
