@@ -91,7 +91,6 @@ def test_the_table_of_events_is_true() -> None:
 
 def test_the_table_of_metrics_is_true() -> None:
     """The page lists every metric that `instrument` makes, with its unit."""
-
     made: dict[str, str] = {}
 
     class Meter:
