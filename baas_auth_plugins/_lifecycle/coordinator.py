@@ -20,7 +20,7 @@ class Decision(enum.Enum):
     """What a caller that wants to request a token may do."""
 
     LEAD = "send a token request"
-    ADOPTED = "use the token that another process requested"
+    ADOPTED = "use the token, or the error, that another process got"
     BUSY = "serve the valid token; another process renews it"
 
 
@@ -82,7 +82,6 @@ class Coordinator(Protocol):
         """Get the right to send a token request, or take over what another process got.
 
         Raises:
-            TokenEndpointError: another process was refused, or failed while this one waited for it.
             OutOfTimeError: another process still works at the deadline.
         """
 

@@ -19,11 +19,12 @@ from .._oauth.token import Instant, Token, now
 from ..exceptions import (
     BaaSAuthError,
     ConfigurationError,
+    InvalidTokenResponseError,
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
 from .effects import Flow, Job, ReadResponse, RunInThread, Sleep
-from .fetch import Call, Sender, backoff, send, unreachable
+from .fetch import Call, Sender, backoff, refused, send, unreachable
 from .source import TokenSource
 from .state import TokenState
 
@@ -58,6 +59,9 @@ class CachedHeader(NamedTuple):
     state: TokenState
     since: float
     until: Instant
+
+    def __repr__(self) -> str:
+        return f"CachedHeader(acquired={self.acquired!r})"  # the header holds the token
 
 
 class ClientCredentials:
@@ -244,14 +248,16 @@ class ClientCredentials:
         while True:
             secret = yield from self._read_secret(call)
             request: TokenRequest = self.client.request_about(endpoint, query, secret, call.user_agent)
+            error: TokenEndpointUnavailableError | None = None
             try:
                 response = yield from send(call.sender, request)
             except NetworkError as failure:
                 error = unreachable(self.client, failure)
+            except InvalidTokenResponseError as problem:
+                raise refused(self.client, problem) from None
             else:
                 if response.status_code not in (500, 502, 503, 504):
                     return response, (secret, basic_value(self.client, secret))
-                error = None
             failures += 1
             wait = backoff(failures)
             if failures > 3 or now().monotonic + wait > call.deadline or (error is not None and error._is_final):

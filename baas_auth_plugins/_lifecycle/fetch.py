@@ -27,7 +27,19 @@ from .rate_limit import RateLimiter
 from .single_flight import Flight, OutOfTimeError
 from .state import TokenState
 
-__all__ = ["RETRIED", "RETRIES", "Call", "SecretReader", "Sender", "Work", "backoff", "fetch", "send", "unreachable"]
+__all__ = [
+    "RETRIED",
+    "RETRIES",
+    "Call",
+    "SecretReader",
+    "Sender",
+    "Work",
+    "backoff",
+    "fetch",
+    "refused",
+    "send",
+    "unreachable",
+]
 
 logger = logging.getLogger("baas_auth_plugins")
 
@@ -269,10 +281,7 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
     except NetworkError as failure:
         raise unreachable(client, failure) from failure.__cause__
     except InvalidTokenResponseError as problem:
-        if not problem.provider:
-            problem.args = (f"{client.name}: the token response of {client.host} is refused: {problem}",)
-            problem.provider = client.name
-        raise problem from None
+        raise refused(client, problem) from None
     finally:
         limiter.count(number, now())
     yield from coordinator.answered(number)
@@ -314,6 +323,14 @@ def _limited(client: OAuthClient, limiter: RateLimiter, wait: float) -> RateLimi
         reason = f"token limit reached ({requests} requests in {seconds:g} s)"
     text = f"{client.name}: {reason}; next request possible in {wait:.0f} s"
     return RateLimitError(text, provider=client.name, retry_after=wait)
+
+
+def refused(client: OAuthClient, problem: InvalidTokenResponseError) -> InvalidTokenResponseError:
+    """Return the problem of a response that was not read, with the provider's name and the host."""
+    if not problem.provider:
+        problem.args = (f"{client.name}: the response of {client.host} is refused: {problem}",)
+        problem.provider = client.name
+    return problem
 
 
 def unreachable(client: OAuthClient, failure: NetworkError) -> TokenEndpointUnavailableError:

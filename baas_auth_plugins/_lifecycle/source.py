@@ -78,10 +78,12 @@ class TokenSource:
             ConfigurationError: the client secret, or a function of the declaration, is wrong.
         """
         call.key = self.key
-        started, tried = now(), False
+        started, tried, generation = now(), False, self.local.value.generation
         failure: BaaSAuthError | None = None
         for _ in range(_ROUNDS):
             state, at = self.local.value, now()
+            if state.generation > generation:
+                call.rejected = None  # an issuer may hand out the rejected token again
             token = state.usable(call.rejected, call.client.leeway, at)
             phase = Phase.EXPIRED if token is None else token.phase(at, call.client.leeway)
             if token is not None and phase is Phase.FRESH:
@@ -334,8 +336,9 @@ class _Request:
         at = now()
         is_gateways = isinstance(error, TokenEndpointError) and not error._is_local
         waits = isinstance(error, RateLimitError) and error.retry_after is not None
+        seconds = getattr(error, "retry_after", None) or 0.0
         if is_urgent and waits:
-            return lambda state: state.waiting(error.retry_after or 0.0, at)
+            return lambda state: state.waiting(seconds, at)
         if is_urgent and not is_gateways:
             return _unchanged  # another caller's secret may be right
 
@@ -348,7 +351,7 @@ class _Request:
                 urgent=is_urgent,
                 now=at,
             )
-            return failed.paused(getattr(error, "retry_after", None) or 0.0, at)
+            return failed.paused(seconds, at)
 
         return transition
 

@@ -56,8 +56,7 @@ def read_token(client: OAuthClient, secret: str, response: TokenResponse, sent: 
         TokenEndpointError: the answer has no token that can be used.
         ConfigurationError: the provider's `read_token_response` raised.
     """
-    payload = read_json(client, response, now, secret, basic_value(client, secret))
-    payload = _with_standard_names(client, payload)
+    payload = _with_standard_names(client, read_json(client, response, now, secret, basic_value(client, secret)))
     assigned = client.provider.scope == "assigned"
     try:
         token = Token.from_response(
