@@ -26,6 +26,7 @@ from ..exceptions import InvalidTokenResponseError
 from .drivers import aperform, perform
 from .flow import Answer, AuthParts, ClosedAtAnswerError, SendRequest, after_answer, authenticate, closed_at_answer
 from .httpx_messages import BYTE_STREAMS, INSTALLED, NETWORK_ERRORS, RESPONSES, Outgoing, as_bytes, origin_of, request_of
+from .network import tls_advice
 from .requests import LONGEST_DRAINED
 from .session_sender import SessionSender
 
@@ -232,6 +233,8 @@ class _Exchange:
             self._outgoing.wipe()
             lost = ConnectionLostError() if isinstance(error, Exception) else None
             reason = self._outgoing.refusal or lost
+            if error is not None and (advice := tls_advice(str(self._outgoing.raw.url), error)):
+                error.add_note(f"{self._provider}: {advice}")  # the error stays httpx's own
         elif isinstance(effect, SendRequest):
             reason = ClosedAtAnswerError(_status_at_close(self._sent))
         if reason is not None:
