@@ -335,8 +335,8 @@ def refused(client: OAuthClient, problem: InvalidTokenResponseError) -> InvalidT
 
 def unreachable(client: OAuthClient, failure: NetworkError) -> TokenEndpointUnavailableError:
     text = f"{client.name}: {client.host} cannot be reached: {failure.reason}"
-    if failure.is_certificate:
-        text += ". Pass a requests.Session with your CA (verify) or client certificate (cert) as session="
+    if failure.advice:
+        text += f". {failure.advice}"
     error = TokenEndpointUnavailableError(text, provider=client.name)
     error._is_final = failure.is_certificate
     return error
