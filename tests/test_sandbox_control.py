@@ -126,6 +126,12 @@ def test_gateways_are_shown_with_their_exact_request(sandbox: Sandbox) -> None:
     assert (bs2["expires_in"], bs2["token_rate_limit"], axia["scope"]) == (300, [10, 60], "assigned")
 
 
+def test_environment_is_read_over_http(sandbox: Sandbox) -> None:
+    """A program in another process gets the variables of each gateway."""
+    environment = get(sandbox, "environment").json["environment"]
+    assert environment == {name: sandbox.environment(name) for name in ("axia", "ntxpay", "avista", "bs2")}
+
+
 def test_requests_are_read_from_a_number_on(sandbox: Sandbox) -> None:
     """A log that grows is read in steps; what was cleared is known by the first number that is kept."""
     for _ in range(3):

@@ -8,26 +8,29 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote_plus, urlencode
 
 import pytest
 import requests
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
-from sandbox_wire import AVISTA, AXIA, BASIC, BS2, FORM, JSON, SECRET, Answer, Clock, Sent, bearer, mint, send
+from sandbox_wire import AVISTA, AXIA, BASIC, BS2, FORM, JSON, SECRET, Answer, Clock, Sent, basic, bearer, mint, send
 
-from baas_auth_plugins import PROVIDERS, AvistaAuth, AxiaAuth, BS2Auth, NTXPayAuth
-from baas_auth_plugins import Provider as BaseProvider
+from baas_auth_plugins import (
+    PROVIDERS,
+    AvistaAuth,
+    AxiaAuth,
+    BS2Auth,
+    MemoryTokenCache,
+    NTXPayAuth,
+    OAuth2ClientCredentialsAuth,
+    Provider,
+    client_auth,
+)
 from baas_auth_plugins.sandbox import Fault, Sandbox
-
-
-@dataclass(frozen=True, slots=True)
-class Provider(BaseProvider):
-    token_request_format: str = "form"
-    read_token_response: Any = None
-
 
 CLIENT = "your-client-id"
 POST = {"client_id": CLIENT, "client_secret": SECRET}
@@ -150,10 +153,20 @@ def test_an_origin_of_one_gateway_moves_where_its_port_is_taken() -> None:
                 continue
             with sandbox:
                 assert at(sandbox.url_for("ntxpay"), AVISTA).status == 200
-                with pytest.raises(OSError, match="in use"):
+                with pytest.raises(OSError, match=r"in use|Only one usage"):
                     Sandbox(port=port).start()
             return
     pytest.fail("there are no two free ports side by side")
+
+
+def test_an_origin_of_one_gateway_moves_past_the_last_port() -> None:
+    """After port 65535 there is none, so any free port serves."""
+    try:
+        sandbox = Sandbox(port=65_535).start()
+    except OSError:
+        pytest.skip("port 65535 is taken")
+    with sandbox:
+        assert at(sandbox.url_for("ntxpay"), AVISTA).status == 200
 
 
 def test_unknown_or_no_gateway_is_refused(sandbox: Sandbox) -> None:
@@ -211,24 +224,24 @@ def assertion(key: Any = None, alg: str = "HS256", aud: Any = None, **claims: An
     return jwt.encode({"alg": alg}, known, key or OctKey.import_key(SECRET.ljust(64, ".")), algorithms=[alg])
 
 
-@pytest.mark.parametrize("form", ["form", "json", "query"])
 @pytest.mark.parametrize(
-    ("method", "parameters", "headers"),
+    ("method", "parameters", "headers", "forms"),
     [
-        ("client_secret_basic", {}, {"Authorization": BASIC}),
-        ("client_secret_post", POST, {}),
-        ("none", {"client_id": CLIENT}, {}),
+        ("client_secret_basic", {}, {"Authorization": BASIC}, ("form", "json", "query")),
+        ("client_secret_post", POST, {}, ("form", "json")),
+        ("none", {"client_id": CLIENT}, {}, ("form", "json", "query")),
     ],
 )
 def test_declared_formats_and_methods_are_served(
-    form: str, method: str, parameters: dict[str, str], headers: dict[str, str]
+    method: str, parameters: dict[str, str], headers: dict[str, str], forms: tuple[str, ...]
 ) -> None:
     """Each format takes its own request with each method, and refuses those of all others."""
-    provider = fifth(token_endpoint_auth_method=method, token_request_format=form)
-    requests_ = {each: body_of(each, GRANT | parameters, **headers) for each in ("form", "json", "query")}
-    assert {each: served(provider, sent)[0] for each, sent in requests_.items()} == {
-        each: 200 if each == form else 400 for each in requests_
-    }
+    requests_ = {form: body_of(form, GRANT | parameters, **headers) for form in ("form", "json", "query")}
+    for form in forms:
+        provider = fifth(token_endpoint_auth_method=method, token_request_format=form)
+        assert {each: served(provider, sent)[0] for each, sent in requests_.items()} == {
+            each: 200 if each == form else 400 for each in requests_
+        }
 
 
 @pytest.mark.parametrize(
@@ -412,13 +425,77 @@ def read_other_names(content: dict[str, Any]) -> dict[str, Any]:
     return {"access_token": content["accessToken"], "expires_in": content["expiresIn"]}
 
 
-def test_gateways_with_other_names_answer_with_them(sandbox: Sandbox) -> None:
+def read_date(content: dict[str, Any]) -> dict[str, Any]:
+    """Read a response whose expiry is a date."""
+    remaining = datetime.fromisoformat(content["expireAt"]) - datetime.now(UTC)
+    return {"access_token": content["token"], "expires_in": round(remaining.total_seconds())}
+
+
+@pytest.mark.parametrize("function", [read_other_names, read_date])
+def test_gateways_with_other_names_answer_with_them(function: Any) -> None:
     """Where a function reads the answer, the token is there under the names that such gateways use."""
-    url = sandbox.url_for(fifth(read_token_response=read_other_names))
-    content = at(url, body_of("form", GRANT, Authorization=BASIC)).json
-    assert content["accessToken"] == content["token"] == content["access_token"]
-    assert content["expiresIn"] == 90
-    assert content["expiresAt"] == "2024-03-15T10:01:30Z"
+
+    class FifthAuth(OAuth2ClientCredentialsAuth):
+        provider = fifth(read_token_response=function)
+
+    with Sandbox(providers=[FifthAuth]) as sandbox:
+        token = FifthAuth(CLIENT, SECRET, base_url=sandbox.url, cache=MemoryTokenCache()).get_token()
+        assert [issued.access_token for issued in sandbox.tokens] == [token.access_token]
+    assert token.expires_at - token.issued_at == pytest.approx(90, abs=2)
+
+
+# -- the package's own clients
+
+
+BASIC_METHODS = [
+    "client_secret_basic",
+    client_auth.client_secret_basic,
+    client_auth.client_secret_basic_encoded,
+]
+SIGNED_METHODS = [
+    "private_key_jwt",
+    "client_secret_jwt",
+    client_auth.private_key_jwt(alg="PS256"),
+    client_auth.private_key_jwt(alg="ES384"),
+    client_auth.private_key_jwt(alg="EdDSA"),
+    client_auth.client_secret_jwt(alg="HS512"),
+]
+DECLARATIONS = [
+    *((method, form) for method in [*BASIC_METHODS, "none"] for form in ("form", "json", "query", "empty")),
+    *((method, form) for method in SIGNED_METHODS for form in ("form", "json", "query")),
+    ("client_secret_post", "form"),
+    ("client_secret_post", "json"),
+    (client_auth.client_secret_json, "form"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::joserfc.errors.SecurityWarning")
+@pytest.mark.parametrize(("method", "form"), DECLARATIONS, ids=str)
+def test_every_declaration_is_served_to_its_class(
+    method: Any, form: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the environment of its declaration a class gets a token and calls the API, in every format and method."""
+
+    class FifthAuth(OAuth2ClientCredentialsAuth):
+        provider = fifth(token_endpoint_auth_method=method, token_request_format=form, scope="optional")
+
+    for name, value in sandbox.environment(FifthAuth).items():
+        monkeypatch.setenv(name, value)
+    auth = FifthAuth.from_env(scope="a b", cache=MemoryTokenCache())
+    response = requests.get(f"{sandbox.url_for(FifthAuth)}/payments", auth=auth, timeout=10)
+    assert response.json()["provider"] == "fifth"
+    assert [(record.kind, record.problem) for record in sandbox.requests] == [("token", ""), ("api", "")]
+    if form != "empty" and method is not client_auth.client_secret_json:
+        assert response.json()["scope"] == "a b"
+
+
+def test_encoded_basic_is_decoded(sandbox: Sandbox) -> None:
+    """A declaration with form-encoded halves is served a secret that needs it, and refused a raw one."""
+    sandbox.client_secret = "a+b%2Fc&d:e"
+    url = sandbox.url_for(fifth(token_endpoint_auth_method=client_auth.client_secret_basic_encoded))
+    for secret, status in ((quote_plus(sandbox.client_secret), 200), (sandbox.client_secret, 401)):
+        sent = body_of("form", GRANT, Authorization=basic(f"{CLIENT}:{secret}"))
+        assert at(url, sent).status == status
 
 
 # -- what the page shows

@@ -49,7 +49,13 @@ control_paths = st.sampled_from(["", "state", "faults", "requests", "revoke", "e
 
 def declared() -> list[Any]:
     fifths = [
-        Provider(f"fifth{number}", "FIFTH", {"production": "https://fifth.example"}, f"/{number}", method, "assigned")
+        Provider(
+            name=f"fifth{number}",
+            env_prefix="FIFTH",
+            environments={"production": "https://fifth.example"},
+            token_endpoint=f"/{number}",
+            token_endpoint_auth_method=method,
+        )
         for number, method in enumerate(METHODS)
     ]
     inspecting = Provider(

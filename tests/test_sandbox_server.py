@@ -8,7 +8,6 @@ import json
 import re
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -104,16 +103,14 @@ def test_requests_in_flight_are_counted(sandbox: Sandbox) -> None:
 
 
 def test_close_is_prompt_and_final() -> None:
-    """Neither idle nor hanging connections hold up close, which ends them all and frees the port."""
+    """Neither idle connections nor one that hangs for ever hold up close, which ends them all and frees the port."""
     with Sandbox() as sandbox:
         idle, hanging = connect(sandbox), connect(sandbox)
         exchange(idle, AXIA)
         sandbox.inject(Fault("hang"))
         hanging.request("POST", AXIA.target, headers=AXIA.headers)
         until(lambda: sandbox.count("token") == 2)
-        started = time.monotonic()
         sandbox.close()
-        assert time.monotonic() - started < 0.5
     assert idle.sock.recv(1) == b""
     with pytest.raises(http.client.RemoteDisconnected):
         hanging.getresponse()
@@ -221,13 +218,14 @@ def test_sandbox_serves_https() -> None:
         (b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
         (b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
         (b"GET /" + b"x" * 300_000, 431),
+        (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     ],
 )
 def test_malformed_http_is_turned_away(
     sandbox: Sandbox, capfd: pytest.CaptureFixture[str], sent: bytes, status: int
 ) -> None:
-    """What is no HTTP/1.1 gets a 4xx or 501 and the end of its connection, and is neither recorded nor printed."""
+    """What is no HTTP/1.1 gets a 4xx or 5xx and the end of its connection, and is neither recorded nor printed."""
     with plug(sandbox) as raw:
         raw.sendall(sent)
         raw.shutdown(socket.SHUT_WR)
@@ -248,12 +246,12 @@ def test_target_that_is_no_url_is_not_found(sandbox: Sandbox) -> None:
     assert sandbox.requests[0].kind == "unknown"
 
 
-def test_announced_body_that_never_comes_is_not_waited_for_in_memory(sandbox: Sandbox) -> None:
-    """An absurd Content-Length reserves nothing and gives no traceback; the client may go away."""
-    with plug(sandbox) as raw:
-        raw.sendall(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\nabc")
-        raw.shutdown(socket.SHUT_WR)
-        assert raw.makefile("rb").read().startswith(b"HTTP/1.1 400 ")
+@pytest.mark.parametrize("length", [b"16777217", b"99999999999999999999"])
+def test_announced_body_that_is_too_long_is_not_waited_for(sandbox: Sandbox, length: bytes) -> None:
+    """An absurd Content-Length is refused before any of the body has come."""
+    with plug(sandbox) as raw, raw.makefile("rb") as answer:
+        raw.sendall(b"POST /x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: " + length + b"\r\n\r\n")
+        assert answer.readline().startswith(b"HTTP/1.1 413 ")
     assert sandbox.requests == []
 
 

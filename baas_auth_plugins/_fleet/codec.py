@@ -104,7 +104,7 @@ def _state_to_json(state: TokenState, now: Instant) -> dict[str, Any]:
         "verdict": int(state.verdict),
         "renewal": _backoff_to_json(state.renewal, now),
         "rejection": _backoff_to_json(state.rejection, now),
-        "blocked": _backoff_to_json(state.blocked, now),
+        "blocked": _dated_to_json(state.blocked, now),
         "dropped": state.dropped,
         "rejected_at": _age(state.rejected_at, now),
     }
@@ -115,7 +115,7 @@ def _state_to_json(state: TokenState, now: Instant) -> dict[str, Any]:
         error = failure.error
         fields = {name: getattr(error, name) for name in _ERROR_FIELDS}
         missing = sorted(getattr(error, "missing_scopes", ()))
-        pause = [*_backoff_to_json(failure.pause, now), now.wall - now.since(failure.pause.since)]
+        pause = _dated_to_json(failure.pause, now)
         content["failure"] = [type(error).__name__, str(error), fields, missing, failure.is_refusal, pause]
     if lease is not None:
         content["lease"] = [lease.owner, _age(lease.since, now), lease.seconds]
@@ -131,7 +131,7 @@ def _state_from_json(content: dict[str, Any], now: Instant, later: float) -> Tok
         rejection=_backoff_from_json(content["rejection"], now, later),
         rejected_at=_ago(content["rejected_at"], now, later),
         failure=_failure_from_json(content["failure"], now, later) if "failure" in content else None,
-        blocked=_backoff_from_json(content["blocked"], now, later),
+        blocked=_dated_from_json(content["blocked"], now, later),
         dropped=tuple(content["dropped"]),
         lease=_lease_from_json(content["lease"], now, later) if "lease" in content else None,
     )
@@ -142,18 +142,15 @@ def _token_from_json(content: list[Any], now: Instant, later: float) -> Token:
     by_ttl = age + later
     # The wall clock bounds the life of a record that somebody put back.
     age = max(by_ttl, now.wall - issued_at)
-    return Token(
-        access_token, "Bearer", frozenset(scopes), now.wall - age, expires_in, now.monotonic - by_ttl
-    )
+    return Token(access_token, "Bearer", frozenset(scopes), now.wall - age, expires_in, now.monotonic - by_ttl)
 
 
 def _failure_from_json(content: list[Any], now: Instant, later: float) -> Failure:
-    name, message, fields, missing, is_refusal, (count, age, seconds, noted_at) = content
+    name, message, fields, missing, is_refusal, pause = content
     error = getattr(exceptions, name)(message, **fields)
     if missing:
         error.missing_scopes = frozenset(missing)
-    # By the wall clock, too: a record that somebody puts back must not bring a failure back.
-    return Failure(error, is_refusal, Backoff(count, _ago(max(age + later, now.wall - noted_at), now, 0), seconds))
+    return Failure(error, is_refusal, _dated_from_json(pause, now, later))
 
 
 def _lease_from_json(content: list[Any], now: Instant, later: float) -> Lease:
@@ -170,6 +167,17 @@ def _backoff_to_json(backoff: Backoff, now: Instant) -> list[float]:
 def _backoff_from_json(content: list[float], now: Instant, later: float) -> Backoff:
     count, age, seconds = content
     return Backoff(int(count), _ago(age, now, later), seconds)
+
+
+def _dated_to_json(backoff: Backoff, now: Instant) -> list[float]:
+    """Return a back-off with its moment on the wall clock: a record that is put back must not bring it back."""
+    void = now.is_before(backoff.since) or not backoff.seconds
+    return [0, 0, 0, 0] if void else [*_backoff_to_json(backoff, now), now.wall - now.since(backoff.since)]
+
+
+def _dated_from_json(content: list[float], now: Instant, later: float) -> Backoff:
+    count, age, seconds, noted_at = content
+    return Backoff(int(count), _ago(max(age + later, now.wall - noted_at), now, 0), seconds)
 
 
 def _age(at: Instant, now: Instant) -> float | None:

@@ -27,7 +27,7 @@ from .._oauth.token import Instant, now
 from .._process import lock, process_id
 from ..exceptions import TokenEndpointError
 from .codec import Codec
-from .store import Record, SharedStore, StoreDownError
+from .store import SECONDS_WITH_TOKEN, SECONDS_WITHOUT, Record, SharedStore, StoreDownError
 
 __all__ = ["FleetCoordinator"]
 
@@ -89,10 +89,9 @@ class FleetCoordinator:
                 return Decision.LEAD
             seen, self._is_seen_now = (self._seen if self._is_seen_now else None), False
             try:
-                change = self._store.change(
-                    self._codec, partial(self._leased, errand), has_token=not errand.is_urgent, seen=seen
-                )
-                record = yield from change
+                seconds = _patience(errand.deadline) if errand.is_urgent else SECONDS_WITH_TOKEN
+                decide = partial(self._leased, errand)
+                record = yield from self._store.change(self._codec, decide, seconds=seconds, seen=seen)
             except StoreDownError as down:
                 return (yield from self._alone(errand, down))
             state, at = self._take_over(record), now()
@@ -102,9 +101,8 @@ class FleetCoordinator:
                 return Decision.ADOPTED
             if not errand.is_urgent:
                 return Decision.BUSY
-            failure = state.failure_now(at)
-            if failure is not None:
-                raise failure
+            if state.failure_now(at):
+                return Decision.ADOPTED  # raised here, it would count as this process's own
             if not state.leased_by_other(self._owner, at):  # a Retry-After: the limiter makes the caller wait
                 self._limiter.block(state.blocked.remaining(at), at)
                 return Decision.LEAD
@@ -164,17 +162,17 @@ class FleetCoordinator:
         decide = self._applied(transition, epoch, keeps_lead=keeps_lead)
         if decide is None:
             return
-        has_token = self._local.value.token is not None
+        seconds = SECONDS_WITHOUT if self._local.value.token is None else SECONDS_WITH_TOKEN
         try:
-            record = yield from self._store.change(self._codec, decide, has_token=has_token, seen=self._seen)
+            record = yield from self._store.change(self._codec, decide, seconds=seconds, seen=self._seen)
         except StoreDownError:
             self._seen = None
         else:
             self._take_over(record)
 
-    def publish_later(self, transition: Transition) -> None:
+    def publish_later(self, transition: Transition, epoch: int | None = None) -> None:
         """Do as `publish`, and wait for nothing."""
-        decide = self._applied(transition, None, keeps_lead=False)
+        decide = self._applied(transition, epoch, keeps_lead=False)
         if decide is not None:
             self._seen = None
             self._store.change_later(self._codec, decide)
@@ -208,11 +206,11 @@ class FleetCoordinator:
         """Read the record, once for all callers that want to."""
         yield from ReadResponse()
         with suppress(TokenEndpointError):  # other callers' reading took too long
-            yield from self._looks.run(self._read, is_urgent=True, deadline=deadline)
+            yield from self._looks.run(partial(self._read, _patience(deadline)), is_urgent=True, deadline=deadline)
 
-    def _read(self, _flight: Flight) -> Flow[None]:
+    def _read(self, seconds: float, _flight: Flight) -> Flow[None]:
         with suppress(StoreDownError):
-            self._take_over((yield from self._store.read(self._codec, has_token=False)))
+            self._take_over((yield from self._store.read(self._codec, seconds=seconds)))
             self._is_seen_now = True
 
     def reserve(self, request: str) -> Flow[float]:
@@ -229,7 +227,7 @@ class FleetCoordinator:
             return known.counting(request, limiter.limit, at.monotonic + _UNTIL_ANSWERED, at)
 
         try:
-            record = yield from self._store.change(self._limits, decide, has_token=False)
+            record = yield from self._store.change(self._limits, decide, seconds=SECONDS_WITHOUT)
         except StoreDownError:
             wait = limiter.wait(now())
             if not wait:
@@ -247,5 +245,10 @@ class FleetCoordinator:
         limiter.count(request, at)
         with suppress(StoreDownError):
             yield from self._store.change(
-                self._limits, lambda shared: limiter.limits.merged(shared, now()), has_token=False
+                self._limits, lambda shared: limiter.limits.merged(shared, now()), seconds=SECONDS_WITHOUT
             )
+
+
+def _patience(deadline: float) -> float:
+    """Return the seconds for one cache operation, which is tried twice, so that half the caller's time is left."""
+    return min(SECONDS_WITHOUT, max(SECONDS_WITH_TOKEN, (deadline - now().monotonic) / 4))

@@ -35,8 +35,6 @@ __all__ = ["aperform", "arun", "perform", "run"]
 
 T = TypeVar("T")
 
-_NO_RESULT: Outcome[Any] = Outcome(is_timeout=True)
-
 
 def run(flow: Flow[T], perform_effect: Callable[[Effect[Any]], Any] | None = None) -> T:
     """Run a flow to its end in this thread.
@@ -79,7 +77,7 @@ def perform(effect: Effect[Any]) -> Any:
         return _wait(effect.waiter, effect.seconds, effect.thread)
     if isinstance(effect, RunInThread):
         _wait(effect.job.join(), effect.seconds)
-        return effect.job.outcome or _NO_RESULT
+        return effect.job.outcome_in_time()
     if isinstance(effect, Sleep):
         return time.sleep(effect.seconds)
     if isinstance(effect, ReadResponse):
@@ -120,7 +118,7 @@ def _await(waiter: Waiter, seconds: float) -> Awaitable[None]:
 
 async def _await_job(effect: RunInThread[Any]) -> Outcome[Any]:
     await _await(effect.job.join(), effect.seconds)
-    return effect.job.outcome or _NO_RESULT
+    return effect.job.outcome_in_time()
 
 
 async def _await_in_trio(trio: Any, waiter: Waiter, seconds: float) -> None:

@@ -13,7 +13,17 @@ from .._lifecycle.fetch import Sender
 from .._oauth.origins import AllowedOrigins, Origin
 from .._oauth.token import now
 
-__all__ = ["Answer", "ApiRequest", "AuthParts", "ClosedAtAnswerError", "SendRequest", "after_answer", "attach", "authenticate", "closed_at_answer"]
+__all__ = [
+    "Answer",
+    "ApiRequest",
+    "AuthParts",
+    "ClosedAtAnswerError",
+    "SendRequest",
+    "after_answer",
+    "attach",
+    "authenticate",
+    "closed_at_answer",
+]
 
 
 class AuthParts(NamedTuple):

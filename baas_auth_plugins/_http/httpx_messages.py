@@ -39,7 +39,17 @@ else:
         """A body for every client that is installed, sync and async."""
 
 
-__all__ = ["BYTE_STREAMS", "INSTALLED", "RESPONSES", "Outgoing", "aclient_sender", "as_bytes", "client_sender", "origin_of", "request_of"]
+__all__ = [
+    "BYTE_STREAMS",
+    "INSTALLED",
+    "RESPONSES",
+    "Outgoing",
+    "aclient_sender",
+    "as_bytes",
+    "client_sender",
+    "origin_of",
+    "request_of",
+]
 
 BYTE_STREAMS = _Bytes.__bases__
 RESPONSES = tuple(package.Response for package in INSTALLED)
@@ -101,17 +111,21 @@ class Outgoing:
         headers = type(like.headers)(request.headers, encoding=like.headers.encoding)
         self.raw = type(like)("POST", request.url, headers=headers, content=request.body, extensions=extensions)
         self.raw.stream = _Body(request.body)
-        self._target = self.raw.url.raw_path
 
     def _check(self, event: str, info: dict[str, Any]) -> None:
         """Let only this very request out: redirects inherit its extensions, and httpcore calls this for each send."""
         request = info.get("request")
         if not event.endswith("send_request_headers.started") or request is None or request.method == b"CONNECT":
             return
-        url = request.url
+        url, own = request.url, self.raw.url
+        is_same = (url.scheme, url.host, url.port, url.target) == (
+            own.raw_scheme,
+            own.raw_host,
+            own.port,
+            own.raw_path,
+        )
         # A proxy for plain http gets the whole URL as the target.
-        is_same = url.target == self._target and url.host == self.raw.url.raw_host
-        if request.method != b"POST" or not (is_same or url.target == str(self.raw.url).encode("ascii")):
+        if request.method != b"POST" or not (is_same or url.target == str(own).encode("ascii")):
             host = self.raw.url.host
             text = f"{self._provider}: {host} redirects the token request; credentials are not sent on"
             self.refusal = InvalidTokenResponseError(text, provider=self._provider)
@@ -237,7 +251,7 @@ def network_errors(request: TokenRequest) -> Iterator[None]:
 def client_sender(client: Any) -> Sender:
     """Return what sends requests over an `httpx.Client` or `httpx2.Client`."""
 
-    def send(request: TokenRequest) -> TokenResponse:
+    def send(request: TokenRequest, _is_wanted: Callable[[], bool]) -> TokenResponse:
         outgoing = Outgoing(client.build_request("POST", request.url), request, is_async=False)
         try:
             with network_errors(request):

@@ -7,12 +7,14 @@ no response cache, and has cookies, headers, hooks and auth of its own. The sess
 
 from __future__ import annotations
 
-import time
+import copy
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar
 from requests.hooks import default_hooks
 from requests.structures import CaseInsensitiveDict
@@ -33,7 +35,7 @@ _Session: type[requests.Session] = next(
 
 
 class SessionSender:
-    """Sends token requests, each bounded in size and, between the chunks of its body, in time.
+    """Sends token requests, each bounded in size.
 
     Args:
         session: the caller's; None for a private one, new for each token request: a firewall may have forgotten a
@@ -46,29 +48,42 @@ class SessionSender:
         self.session = session
 
     @property
+    def is_replaced(self) -> bool:
+        """Whether a test tool has replaced what sends: some, such as requests-mock, want it in the caller's thread."""
+        replaceable = (_Session.send, _Session.get_adapter, HTTPAdapter.send)
+        return any(not function.__module__.startswith("requests.") for function in replaceable)
+
+    def if_given(self) -> SessionSender | None:
+        """Return this sender if the caller gave a session; None for the caller's own httpx client."""
+        return self if self.session is not None else None
+
+    @property
     def user_agent(self) -> str:
         """The User-Agent of token requests that no API request needs."""
         value = self.session.headers.get("User-Agent") if self.session is not None else None
         return value.decode("latin-1") if isinstance(value, bytes) else value or _USER_AGENT
 
-    def __call__(self, request: TokenRequest) -> TokenResponse:
+    def __call__(self, request: TokenRequest, is_wanted: Callable[[], bool]) -> TokenResponse:
         """Send one request, in this thread.
+
+        Args:
+            request: the request.
+            is_wanted: whether a caller still waits for the answer.
 
         Raises:
             NetworkError: no answer came.
             InvalidTokenResponseError: the answer cannot be read.
         """
         if self.session is not None:
-            return _send(_twin(self.session), request)
+            return _send(_twin(self.session), request, is_wanted)
         with closing(_Session()) as session:
             _isolate(session)
-            return _send(session, request)
+            return _send(session, request, is_wanted)
 
 
-def _send(session: requests.Session, request: TokenRequest) -> TokenResponse:
+def _send(session: requests.Session, request: TokenRequest, is_wanted: Callable[[], bool]) -> TokenResponse:
     if request.url.startswith("http://"):  # loopback: a proxy of the environment must not see the secret
         session.trust_env = False
-    until = time.monotonic() + request.timeout
     try:
         with session.request(
             "POST",
@@ -80,7 +95,7 @@ def _send(session: requests.Session, request: TokenRequest) -> TokenResponse:
             auth=_no_auth,
             stream=True,
         ) as response:
-            raw = read_raw(response, MAX_RESPONSE_BYTES + 1, until)
+            raw = read_raw(response, MAX_RESPONSE_BYTES + 1, is_wanted)
             if len(raw) > MAX_RESPONSE_BYTES:
                 raise InvalidTokenResponseError("longer than 1 MiB", status_code=response.status_code)
             return TokenResponse.from_raw(response.status_code, response.headers, raw)
@@ -100,7 +115,8 @@ def _twin(session: requests.Session) -> requests.Session:
     twin = object.__new__(type(session))
     vars(twin).update(vars(session))
     _isolate(twin)
-    twin.adapters = type(session.adapters)((prefix, _once(adapter)) for prefix, adapter in session.adapters.items())
+    adapters: Any = type(session.adapters)  # the class's own mapping: an OrderedDict, or a tool's
+    twin.adapters = adapters((prefix, _once(adapter)) for prefix, adapter in session.adapters.items())
     return twin
 
 
@@ -111,8 +127,12 @@ def _isolate(session: Any) -> None:
     session.hooks = default_hooks()
     session.auth = None
     session.params = {}
-    session._disabled = True  # requests-cache's own switch: neither read nor write its cache
-    session.get_redirect_target = lambda response: None
+    cache = getattr(session, "cache", None)
+    if hasattr(cache, "_settings"):  # requests-cache: neither read nor write it
+        session.cache = copy.copy(cache)
+        session.cache._settings = copy.copy(cache._settings)
+        session.cache._settings.disabled = True
+    session.get_redirect_target = lambda _response: None
 
 
 def _once(adapter: Any) -> Any:
@@ -130,13 +150,13 @@ def _once(adapter: Any) -> Any:
     return twin
 
 
-def read_raw(response: requests.Response, most: int, until: float) -> bytes:
+def read_raw(response: requests.Response, most: int, is_wanted: Callable[[], bool]) -> bytes:
     """Read a body as it was transferred.
 
     Args:
         response: whose `raw` may be urllib3's, or what a tool puts in its place.
         most: bytes to read at most.
-        until: moment on the monotonic clock.
+        is_wanted: whether to go on, asked after each chunk.
 
     Raises:
         requests.ReadTimeout: the body did not end in time.
@@ -146,7 +166,7 @@ def read_raw(response: requests.Response, most: int, until: float) -> bytes:
     body, read = bytearray(), _reader(response.raw)
     while len(body) < most and (chunk := read(1 << 16)):
         body += chunk
-        if time.monotonic() > until:
+        if not is_wanted():
             raise requests.ReadTimeout("the response did not end in time")
     return bytes(body)
 
@@ -161,5 +181,9 @@ def _reader(raw: Any) -> Callable[[int], bytes]:
             read(0, **arguments)
         except TypeError:
             continue
-        return lambda size, read=read, arguments=arguments: bytes(read(size, **arguments))
+        return partial(_read, read, arguments)
     raise requests.exceptions.ContentDecodingError("the response has no body that can be read")
+
+
+def _read(read: Callable[..., bytes], arguments: dict[str, Any], size: int) -> bytes:
+    return bytes(read(size, **arguments))

@@ -19,12 +19,12 @@ from .._oauth.token import Instant, Token, now
 from ..exceptions import (
     BaaSAuthError,
     ConfigurationError,
-    InvalidClientError,
+    InvalidTokenResponseError,
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
 from .effects import Flow, Job, ReadResponse, RunInThread, Sleep
-from .fetch import Call, Sender, backoff, send, unreachable
+from .fetch import Call, Sender, backoff, refused, send, unreachable
 from .source import TokenSource
 from .state import TokenState
 
@@ -52,12 +52,16 @@ class Acquired(NamedTuple):
 
 
 class CachedHeader(NamedTuple):
-    """The header of a token until the moment at which it is due for renewal."""
+    """The header of a token, from when it was issued on the monotonic clock, until it is due for renewal."""
 
     header: str
     acquired: Acquired
     state: TokenState
+    since: float
     until: Instant
+
+    def __repr__(self) -> str:
+        return f"CachedHeader(acquired={self.acquired!r})"  # the header holds the token
 
 
 class ClientCredentials:
@@ -118,7 +122,7 @@ class ClientCredentials:
             and source is not None
             and cached.state is source.local.value
             and time.time() < cached.until.wall
-            and time.monotonic() < cached.until.monotonic
+            and cached.since <= time.monotonic() < cached.until.monotonic
         ):
             return cached
         return None
@@ -157,6 +161,7 @@ class ClientCredentials:
         """Move on to the new secret's source, once. Until it has a token, the old valid one is served."""
         if rotated.reader is not self:  # another auth object's secret was rotated; ours was not: try again
             return (yield from source.acquire(call))
+        call.has_rotated = True
         at, client = now(), self.client
         valid = source.local.value.usable(call.rejected, client.leeway, at)
         if valid is not None:
@@ -164,21 +169,26 @@ class ClientCredentials:
             call.deadline = min(call.deadline, at.monotonic + client.timeout)
         try:
             token = yield from rotated.successor.acquire(call)
-        except (TokenEndpointError, SecretRotatedError):
-            if valid is None or not valid.is_valid(now(), client.leeway):
-                raise
-            return valid
+        except (TokenEndpointError, SecretRotatedError) as error:
+            if valid is not None and valid.is_valid(now(), client.leeway):
+                return valid
+            if isinstance(error, SecretRotatedError):
+                raise ConfigurationError("client_secret: the callable returns another secret at each call") from None
+            raise
         self._source = rotated.successor
         return token
 
     def _cache_header(self, token: Token) -> None:
         source, cached = self._source, self._cached
-        if source is None or (cached is not None and cached.acquired.token is token and cached.state is source.local.value):
+        if source is None or (
+            cached is not None and cached.acquired.token is token and cached.state is source.local.value
+        ):
             return
         state = source.local.value
         if state.token is token:
             header = f"Bearer {token.access_token}"
-            self._cached = CachedHeader(header, Acquired(token, is_minted=False), state, token.fresh_until(self.client.leeway))
+            until = token.fresh_until(self.client.leeway)
+            self._cached = CachedHeader(header, Acquired(token, is_minted=False), state, token.monotonic, until)
 
     def replacement(self, call: Call, rejected: Token, *, is_replayable: bool) -> Flow[Acquired | None]:
         """Return another token, to send a request again that got a 401; None to return the 401.
@@ -238,14 +248,16 @@ class ClientCredentials:
         while True:
             secret = yield from self._read_secret(call)
             request: TokenRequest = self.client.request_about(endpoint, query, secret, call.user_agent)
+            error: TokenEndpointUnavailableError | None = None
             try:
                 response = yield from send(call.sender, request)
             except NetworkError as failure:
                 error = unreachable(self.client, failure)
+            except InvalidTokenResponseError as problem:
+                raise refused(self.client, problem) from None
             else:
                 if response.status_code not in (500, 502, 503, 504):
                     return response, (secret, basic_value(self.client, secret))
-                error = None
             failures += 1
             wait = backoff(failures)
             if failures > 3 or now().monotonic + wait > call.deadline or (error is not None and error._is_final):
@@ -267,10 +279,12 @@ class ClientCredentials:
 
     def check_after_refusal(self, call: Call) -> Flow[None]:
         """The gateway refused the client: read the secret again, and raise `SecretRotatedError` if it has changed."""
-        self._check_rotation(call, (yield from self._read_secret(call)))
+        if not isinstance(self.secret, str) and not call.has_rotated:
+            self._check_rotation(call, (yield from self._read_secret(call)))
 
     def _check_rotation(self, call: Call, secret: str) -> None:
         if not isinstance(self.secret, str) and (successor := self._find_source(secret)).key != call.key:
+            call.secret = secret
             raise SecretRotatedError(self, successor)
 
     def _resolve(self, call: Call) -> Flow[TokenSource]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from .._oauth.messages import TokenRequest, TokenResponse
@@ -125,21 +125,32 @@ class BlockedError(Exception):
 class Outcome(Generic[T]):
     """What became of a function in a thread: its value, its error, or neither in time."""
 
-    value: T | None = None
+    value: T | None = field(default=None, repr=False)  # a client secret, or a token response
     error: BaseException | None = None
     is_timeout: bool = False
 
 
 class Job(Generic[T]):
-    """A function in a daemon thread. Any number of callers can wait for it; one that hangs stops no process from ending."""
+    """A function in a daemon thread. Any number of callers can wait for it; one that hangs stops no process from ending.
 
-    __slots__ = ("_function", "_is_started", "_process_id", "_waiters", "outcome")
+    Args:
+        function: the function.
+        in_thread: False to call it in the thread that joins first.
 
-    def __init__(self, function: Callable[[], T]) -> None:
+    Attributes:
+        is_abandoned: whether a caller waited in vain.
+        outcome: what became of the function, at its end.
+    """
+
+    __slots__ = ("_function", "_in_thread", "_is_started", "_process_id", "_waiters", "is_abandoned", "outcome")
+
+    def __init__(self, function: Callable[[], T], *, in_thread: bool = True) -> None:
         self._function = function
+        self._in_thread = in_thread
         self._process_id = process_id()
         self._is_started = False
         self._waiters: list[Waiter] = []
+        self.is_abandoned = False
         self.outcome: Outcome[T] | None = None
 
     @property
@@ -159,19 +170,36 @@ class Job(Generic[T]):
             waiter.wake()
         return waiter
 
+    def outcome_in_time(self) -> Outcome[T]:
+        """Return the outcome after a wait; or a timeout, and note that a caller waits no more."""
+        if self.outcome is None:
+            self.is_abandoned = True
+            return Outcome(is_timeout=True)
+        return self.outcome
+
     def _start(self) -> None:
         context = contextvars.copy_context()
         try:
-            threading.Thread(target=context.run, args=(self._run,), name="baas-auth", daemon=True).start()
+            if self._in_thread:
+                threading.Thread(target=context.run, args=(self._run,), name="baas-auth", daemon=True).start()
+                return
         except RuntimeError:  # the interpreter is shutting down, and starts no thread
-            self._run()
+            pass
+        except BaseException as interrupt:  # a signal handler raised before the thread could start
+            self._end(Outcome(error=InterruptedError(f"interrupted by {type(interrupt).__name__}")))
+            raise
+        self._run()
 
     def _run(self) -> None:
         try:
-            self.outcome = Outcome(value=self._function())
+            outcome = Outcome(value=self._function())
         except BaseException as error:  # also what a test tool raises to fail a test
-            self.outcome = Outcome(error=error)
+            outcome = Outcome(error=error)
+        self._end(outcome)
+
+    def _end(self, outcome: Outcome[T]) -> None:
         with lock():
+            self.outcome = outcome
             waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter.wake()

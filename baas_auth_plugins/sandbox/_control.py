@@ -35,7 +35,7 @@ _SETTINGS: Mapping[str, tuple[type, ...]] = {
 }
 
 
-class _WrongError(Exception):
+class _ControlError(Exception):
     """A control request that is refused: an HTTP status, and what to do about it."""
 
 
@@ -60,7 +60,7 @@ class Control:
         try:
             self._check_sender(request)
             return Exchange(None, page() if is_page else self._answer(request))
-        except _WrongError as error:
+        except _ControlError as error:
             status, problem = error.args
             return Exchange(None, json_response(status, {"error": problem}))
         except ValueError as error:
@@ -80,21 +80,21 @@ class Control:
             hosts |= {name for name in self._names if not _has_port(name)}
         host = request.headers.get("host", "").lower()
         if host not in hosts:
-            raise _WrongError(403, f"the Host header must be one of {', '.join(sorted(hosts))}; see hostnames=")
+            raise _ControlError(403, f"the Host header must be one of {', '.join(sorted(hosts))}; see hostnames=")
         if request.headers.get("origin", f"{own.scheme}://{host}") != f"{own.scheme}://{host}":
-            raise _WrongError(403, "web pages of other origins may not control the sandbox")
+            raise _ControlError(403, "web pages of other origins may not control the sandbox")
         if request.path == "/":
             return  # It holds nothing but the page, so a link from elsewhere may lead to it.
         if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            raise _WrongError(403, "web pages of other origins may not control the sandbox")
+            raise _ControlError(403, "web pages of other origins may not control the sandbox")
         media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if request.method != "GET" and media_type != "application/json":
-            raise _WrongError(415, "Content-Type must be application/json")
+            raise _ControlError(415, "Content-Type must be application/json")
 
     def _answer(self, request: Request) -> Response:
         methods = _ENDPOINTS.get(request.path.removeprefix(PREFIX))
         if methods is None:
-            raise _WrongError(404, f"no such path; GET {PREFIX} lists them")
+            raise _ControlError(404, f"no such path; GET {PREFIX} lists them")
         if request.method not in methods:
             allowed = ", ".join(methods)
             return json_response(405, {"error": f"the method must be one of {allowed}"}, (("Allow", allowed),))
@@ -198,9 +198,7 @@ _ENDPOINTS: Mapping[str, Mapping[str, tuple[str, _Handler]]] = {
     "": {"GET": ("this list", Control._index)},
     "state": {"GET": ("all that the page shows; ?after=NUMBER leaves out older requests", Control._state)},
     "gateways": {"GET": ("the gateways, with the shape of their token requests", Control._gateways)},
-    "environment": {
-        "GET": ("the variables with which each gateway's from_env() uses this sandbox", Control._environment)
-    },
+    "environment": {"GET": ("the variables of each gateway for its from_env()", Control._environment)},
     "tokens": {"GET": ("the valid tokens, by digest", Control._tokens)},
     "revoke": {"POST": ("revoke all valid tokens, or those of a digest or provider", Control._revoke)},
     "expire": {"POST": ("let all valid tokens expire now, or those of a digest or provider", Control._expire)},

@@ -16,7 +16,7 @@ from ._gateway import Exchange, Gateway, Origin
 from ._messages import RecordedRequest, Request
 from ._routes import Declared, Routes, declaration
 from ._server import Server, Service
-from ._shapes import scopes_of
+from ._shapes import method_name, scopes_of
 from ._tls import Authority
 from ._tokens import private_key_pem
 
@@ -88,8 +88,7 @@ class Sandbox(Gateway):
         )
         if tls and ssl_context is not None:
             raise ValueError("give either tls or ssl_context")
-        served = registry.PROVIDERS if providers is None else providers
-        self._routes = Routes(map(declaration, served))
+        self._routes = Routes(map(declaration, registry.PROVIDERS if providers is None else providers))
         if not self._routes.providers:
             raise ValueError("providers is empty: name at least one gateway")
         self._host, self._port = host, port
@@ -156,12 +155,12 @@ class Sandbox(Gateway):
             ``REQUESTS_CA_BUNDLE`` and ``SSL_CERT_FILE`` name `ca_file`. The base URL is that of `origin_of`.
         """
         provider = declaration(gateway)
-        method = provider.token_endpoint_auth_method
+        method = method_name(provider.token_endpoint_auth_method)
         values = {"CLIENT_ID": self.client_id, "CLIENT_SECRET": self.client_secret}
         if method == "none":
             del values["CLIENT_SECRET"]
         elif method == "private_key_jwt" and "PRIVATE KEY" not in self.client_secret:
-            values["CLIENT_SECRET"] = private_key_pem()
+            values["CLIENT_SECRET"] = private_key_pem(getattr(provider.token_endpoint_auth_method, "alg", "RS256"))
         if scope := scopes_of(provider):
             values["SCOPE"] = scope
         values["BASE_URL"] = self.origin_of(provider)
@@ -234,7 +233,7 @@ class Sandbox(Gateway):
     def _open(self, service: Service, port: int) -> str:
         try:
             server = Server(service, self._host, port, self._ssl_context)
-        except OSError:
+        except (OSError, OverflowError):  # taken, or beyond the last port
             if not self._servers or not port:
                 raise
             server = Server(service, self._host, 0, self._ssl_context)  # an origin of one gateway may be anywhere

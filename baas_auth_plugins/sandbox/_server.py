@@ -145,7 +145,11 @@ class _Handler(socketserver.BaseRequestHandler):
         event = self._next_event()
         if not isinstance(event, h11.Request):
             return False
-        body = self._read_body()
+        if event.http_version not in (b"1.0", b"1.1"):
+            self._turn_away(505, "the request is not HTTP/1.1")
+            return False
+        length = int(dict(event.headers).get(b"content-length", b"0"))
+        body = self._read_body() if length <= _MOST_BODY else None
         if body is None:
             self._turn_away(413, f"the body is longer than {_MOST_BODY >> 20} MiB")
             return False

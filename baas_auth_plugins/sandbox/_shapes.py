@@ -9,10 +9,10 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import quote_plus, urlencode
 
-from .._oauth.provider import Provider
+from .._oauth.provider import ClientAuthMethod, Provider
 
 __all__ = [
     "ASSIGNED_SCOPES",
@@ -22,6 +22,7 @@ __all__ = [
     "OFFERED_SCOPES",
     "Example",
     "Shape",
+    "method_name",
     "scopes_of",
     "shape_of",
 ]
@@ -35,6 +36,7 @@ Format = Literal["form", "json", "query", "empty"]
 _ASSERTION = ("client_assertion_type", "client_assertion")
 _AUTHENTICATION: Mapping[str, tuple[str, ...]] = {
     "client_secret_basic": (),
+    "client_secret_basic_encoded": (),
     "client_secret_post": ("client_id", "client_secret"),
     "none": ("client_id",),
     "private_key_jwt": _ASSERTION,
@@ -68,6 +70,7 @@ class Shape:
         required: names of the parameters that must be there.
         optional: names of the parameters that may be there.
         basic: the client authenticates with HTTP Basic; else there is no Authorization header.
+        encoded: the halves of Basic are form-encoded (RFC 6749 section 2.3.1), not raw.
         client_id: name of the parameter with the client_id.
         client_secret: name of the parameter with the secret.
     """
@@ -76,6 +79,7 @@ class Shape:
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
     basic: bool = False
+    encoded: bool = False
     client_id: str = "client_id"
     client_secret: str = "client_secret"
 
@@ -97,7 +101,8 @@ class Shape:
         parameters = {name: values[name] for name in self.required}
         text = json.dumps(parameters) if self.format == "json" else urlencode(parameters, quote_via=quote_plus)
         target = provider.token_endpoint + (f"?{text}" if self.format == "query" else "")
-        user = f"{client_id}:{client_secret}" if self.basic else None
+        halves = [quote_plus(half) if self.encoded else half for half in (client_id, client_secret)]
+        user = ":".join(halves) if self.basic else None
         return Example(target, self.content_type, user, text if self.format in ("form", "json") else "")
 
 
@@ -138,29 +143,32 @@ class Example:
         return shlex.join(words)
 
 
-_CLIENT_SECRET_JSON = Shape("json", ("clientId", "clientSecret"), client_id="clientId", client_secret="clientSecret")
-"""NTX Pay and Avista: a function of the package's, whose names are no standard."""
-
-_FUNCTIONS: Mapping[str, Shape] = {"client_secret_json": _CLIENT_SECRET_JSON}
+_FUNCTIONS = "baas_auth_plugins.client_auth"
+_CLIENT_ID_JSON = Shape("json", ("clientId", "clientSecret"), client_id="clientId", client_secret="clientSecret")
 
 
 def shape_of(provider: Provider) -> Shape | None:
     """Return the shape that a declaration fixes, or None if a function of its own makes the request."""
-    method: Any = provider.token_endpoint_auth_method
-    request_format: Format = getattr(provider, "token_request_format", "form")
-    if not isinstance(method, str):
-        method = getattr(method, "__name__", "")
-        if method == "client_secret_basic_without_body":
-            method, request_format = "client_secret_basic", "empty"
-        if method in _FUNCTIONS:
-            return _FUNCTIONS[method]
+    method = method_name(provider.token_endpoint_auth_method)
+    if method == "client_secret_json":
+        return _CLIENT_ID_JSON
     if method not in _AUTHENTICATION:
         return None
-    basic = method == "client_secret_basic"
-    if request_format == "empty":
-        return Shape("empty", (), basic=basic)
+    basic, encoded = method.startswith("client_secret_basic"), method.endswith("_encoded")
+    if provider.token_request_format == "empty":
+        return Shape("empty", (), basic=basic, encoded=encoded)
     scope = ("scope",) if provider.scope == "required" else ()
-    optional: tuple[str, ...] = ("scope",) if str(provider.scope) == "optional" else ()
+    optional: tuple[str, ...] = ("scope",) if provider.scope == "optional" else ()
     if method.endswith("_jwt"):
         optional += ("client_id",)
-    return Shape(request_format, ("grant_type", *scope, *_AUTHENTICATION[method]), optional, basic)
+    required = ("grant_type", *scope, *_AUTHENTICATION[method])
+    return Shape(provider.token_request_format, required, optional, basic, encoded)
+
+
+def method_name(method: ClientAuthMethod) -> str:
+    """Return a method's name, also if the declaration has one of the package's building blocks; empty for others."""
+    if isinstance(method, str):
+        return method
+    if type(method).__module__ == _FUNCTIONS:
+        return str(getattr(method, "method", ""))
+    return method.__name__ if getattr(method, "__module__", "") == _FUNCTIONS else ""

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_plus
 
 from ._assertions import subject
 from ._messages import Request
@@ -80,7 +80,7 @@ def read_claim(request: Request, shape: Shape) -> Claim:
     parameters = _parameters(request, shape)
     scope = parameters.get("scope")
     if shape.basic:
-        return basic_claim(request, scope)
+        return _decoded(basic_claim(request, scope)) if shape.encoded else basic_claim(request, scope)
     if shape.format == "empty":
         return Claim(None)
     assertion = _assertion(parameters)
@@ -88,6 +88,12 @@ def read_claim(request: Request, shape: Shape) -> Claim:
     if assertion is not None and client_id is None:
         client_id = subject(assertion)
     return Claim(client_id or "", parameters.get(shape.client_secret), assertion, scope)
+
+
+def _decoded(claim: Claim) -> Claim:
+    """Return the claim of a Basic header whose halves were form-encoded."""
+    client_id, client_secret = (unquote_plus(half or "") for half in (claim.client_id, claim.client_secret))
+    return Claim(client_id, client_secret, scope=claim.scope)
 
 
 def _parameters(request: Request, shape: Shape) -> dict[str, str]:

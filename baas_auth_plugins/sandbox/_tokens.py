@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from joserfc import jwt
-from joserfc.jwk import RSAKey
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from ._masking import digest
 
@@ -38,9 +38,18 @@ def public_keys() -> dict[str, Any]:
     return {"keys": [{**_signing_key().as_dict(private=False), "alg": "RS256", "use": "sig"}]}
 
 
-def private_key_pem() -> str:
-    """Return this process's own private key as PEM, for clients that sign their assertions."""
-    return _signing_key().as_pem(private=True).decode()
+_CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}
+
+
+@cache
+def private_key_pem(alg: str) -> str:
+    """Return a private key for a JWS algorithm as PEM, for clients that sign their assertions."""
+    key: Any = _signing_key()
+    if alg in _CURVES:
+        key = ECKey.generate_key(_CURVES[alg])
+    elif alg.startswith("Ed"):
+        key = OKPKey.generate_key("Ed25519")
+    return str(key.as_pem(private=True).decode())
 
 
 def iso(seconds: float) -> str:

@@ -40,7 +40,7 @@ def test_what_was_given_up_leaves_no_lead(server: RedisServer, sandbox: Sandbox)
     server.thaw()
     for _ in range(3):
         assert elsewhere(sandbox, server.port, **LONG_LEASE).get_token()
-        until(lambda: "baas-auth-cache" not in {thread.name for thread in threading.enumerate()})  # late retries, too
+        until(lambda: "baas-auth" not in {thread.name for thread in threading.enumerate()})  # late retries, too
     assert sandbox.count("token") <= 2
 
 
