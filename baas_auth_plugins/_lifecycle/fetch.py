@@ -59,14 +59,15 @@ class SecretReader(Protocol):
         """Return the secret of the source's key.
 
         Raises:
-            BaaSAuthError: it cannot be read, or it was rotated.
+            BaaSAuthError: it cannot be read.
+            SecretRotatedError: it was rotated.
         """
 
     def check_after_refusal(self, call: Call) -> Flow[None]:
         """Read the secret again after an `InvalidClientError`.
 
         Raises:
-            BaaSAuthError: it was rotated.
+            SecretRotatedError: it was rotated.
         """
 
 
