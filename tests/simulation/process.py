@@ -11,8 +11,8 @@ from baas_auth_plugins import _process
 from baas_auth_plugins._http.flow import AuthParts
 from baas_auth_plugins._lifecycle.credentials import ClientCredentials
 from baas_auth_plugins._lifecycle.effects import Flow
+from baas_auth_plugins._lifecycle.fetch import Sender
 from baas_auth_plugins._oauth.client import OAuthClient
-from baas_auth_plugins._oauth.messages import TokenRequest
 from baas_auth_plugins._oauth.origins import AllowedOrigins
 from baas_auth_plugins._oauth.provider import Provider
 from baas_auth_plugins.auth import _source_finder
@@ -68,7 +68,7 @@ class Party:
     is_background: bool
     has_session: bool
     vault: Vault | None
-    sender: Callable[[TokenRequest], Any]
+    sender: Sender
     credentials: ClientCredentials = field(init=False)
     parts: AuthParts = field(init=False)
 
@@ -113,7 +113,7 @@ def build_parties(
     scenario: Any,
     store: Store | None,
     vault: Vault | None,
-    sender: Callable[[TokenRequest], Any],
+    sender: Sender,
     renew: Callable[[Flow[Any]], object],
 ) -> None:
     """Make a process's auth objects, over one cache."""

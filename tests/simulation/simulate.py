@@ -16,7 +16,7 @@ from unittest.mock import patch
 from baas_auth_plugins import _process
 from baas_auth_plugins._http.flow import Answer, SendRequest
 from baas_auth_plugins._lifecycle import credentials, effects
-from baas_auth_plugins._lifecycle.effects import Flow, Job, Outcome, ReadResponse, RunInThread, SendTokenRequest, Sleep, Wait
+from baas_auth_plugins._lifecycle.effects import Flow, Job, ReadResponse, RunInThread, SendTokenRequest, Sleep, Wait
 from baas_auth_plugins._oauth.messages import NetworkError, TokenRequest
 
 from .callers import FOREIGN, HOME, ApiLostError, Caller, InterruptError, Request, flow_of
@@ -176,7 +176,7 @@ class Simulation:
         assert caller is not None
         thread.caller = self.start("background", caller.party, flow)
 
-    def _sender(self, request: TokenRequest) -> Any:
+    def _sender(self, request: TokenRequest, _is_awaited: Callable[[], bool]) -> Any:
         """Send a token request in a thread of the code under test."""
         caller = self.stepping
 
@@ -238,7 +238,7 @@ class Simulation:
         left, stepping, self.stepping = self.enter(caller.party.process), self.stepping, caller
         pending = caller.effect
         if isinstance(pending, RunInThread) and how == "send":
-            value = pending.job.outcome or Outcome(is_timeout=True)
+            value = pending.job.outcome_in_time()
         if how in ("cancel", "interrupt"):
             self.figures.faults[how] += 1
             self.note(caller, how)
