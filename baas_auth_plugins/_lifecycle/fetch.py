@@ -249,7 +249,7 @@ def fetch(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[To
         wait = max(raised.retry_after or 0.0, backoff(failures + limits))
         at = now()
         waiting = partial(TokenState.waiting, seconds=wait, now=at)
-        yield from coordinator.publish(waiting, work.epoch, keeps_lead=True)
+        yield from coordinator.publish(waiting, work.epoch)
         yield from work.wait(wait, raised)
     return None
 

@@ -126,9 +126,9 @@ class TokenState:
         failure = self.failure
         return failure.error.own_copy() if failure is not None and failure.pause.remaining(now) else None
 
-    def leased_by_other(self, owner: str, now: Instant) -> float:
-        """Return the seconds for which another owner's lease runs."""
-        return 0.0 if self.lease is None or self.lease.owner == owner else self.lease.remaining(now)
+    def leased_by_other(self, name: str, now: Instant) -> float:
+        """Return the seconds for which another coordinator's lease runs; the owner of one's own begins with `name`."""
+        return 0.0 if self.lease is None or self.lease.owner.startswith(name) else self.lease.remaining(now)
 
     def usable(self, rejected: Token | None, leeway: float, now: Instant) -> Token | None:
         """Return the token if it may be sent: it is valid, and not the one that was rejected."""
