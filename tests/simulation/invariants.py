@@ -230,6 +230,9 @@ class Fleet(Referee):
         elif isinstance(pending, SendRequest) and how == "hook":
             self._api_answer(caller, pending, 401, pending.request)
         notes["how"] = how
+        if how == "lost" or getattr(value, "is_timeout", False):
+            reply = notes.get("reply")  # an answer that comes too late is not heard
+            notes["reply"] = None if reply is not None and reply.response is not None else reply
 
     def _asks(self, caller: Caller) -> None:
         """A caller needs a token: at first, or after a 401."""
@@ -284,6 +287,8 @@ class Fleet(Referee):
             pauses = [pause.left(true) > -_TOLD for pause in (fleets.renewal, fleets.spacing)]
             excused = excused or not self.is_calm() or any(pauses) or self.limited(client_id)
             excused = excused or fleets.known is None or fleets.known.issued.text != caller.notes["found"].issued.text
+        if caller.request is None and caller.value is None:
+            return
         served = (caller.request.authorization or "") if caller.request else f"Bearer {caller.value.token.access_token}"
         if served == f"Bearer {caller.notes['found'].issued.text}":
             self.check("a renewal that is due is not put off", excused, caller.notes["found"])
