@@ -59,14 +59,15 @@ class SecretReader(Protocol):
         """Return the secret of the source's key.
 
         Raises:
-            BaaSAuthError: it cannot be read, or it was rotated.
+            BaaSAuthError: it cannot be read.
+            SecretRotatedError: it was rotated.
         """
 
     def check_after_refusal(self, call: Call) -> Flow[None]:
         """Read the secret again after an `InvalidClientError`.
 
         Raises:
-            BaaSAuthError: it was rotated.
+            SecretRotatedError: it was rotated.
         """
 
 
@@ -248,7 +249,7 @@ def fetch(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[To
         wait = max(raised.retry_after or 0.0, backoff(failures + limits))
         at = now()
         waiting = partial(TokenState.waiting, seconds=wait, now=at)
-        yield from coordinator.publish(waiting, work.epoch, keeps_lead=True)
+        yield from coordinator.publish(waiting, work.epoch)
         yield from work.wait(wait, raised)
     return None
 
