@@ -45,7 +45,7 @@ class SessionSender:
     __slots__ = ("session",)
 
     def __init__(self, session: requests.Session | None = None) -> None:
-        self.session = session
+        self.session: requests.Session | None = session
 
     @property
     def is_replaced(self) -> bool:
@@ -127,7 +127,7 @@ def _isolate(session: Any) -> None:
     session.hooks = default_hooks()
     session.auth = None
     session.params = {}
-    cache = getattr(session, "cache", None)
+    cache: Any = getattr(session, "cache", None)
     if hasattr(cache, "_settings"):  # requests-cache: neither read nor write it
         session.cache = copy.copy(cache)
         session.cache._settings = copy.copy(cache._settings)
