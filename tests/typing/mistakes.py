@@ -51,7 +51,7 @@ def mistakes(auth: AxiaAuth, minted: TokenMinted) -> None:
     BS2Auth.from_env().introspect()  # mistake
     print(auth.get_token().acces_token)  # mistake
     auth.get_token().access_token = "x"  # mistake
-    assert minted.reason == "colder"  # mistake
+    print(minted.reason == "colder")  # mistake
     minted.duration = 3  # mistake
     auth.call_with_token(lambda: 200)  # mistake
     events.subscribe(listen)  # mistake
