@@ -35,12 +35,14 @@ Secret = str | Callable[[], str]
 _TO_INVALIDATE = 4.0  # seconds to read and write a shared cache
 
 
-class SecretRotatedError(BaaSAuthError):
-    """The callable returned another secret than the one that the source belongs to."""
+class SecretRotatedError(Exception):
+    """The callable returned another secret than the one that the source belongs to.
 
-    def __init__(self, reader: ClientCredentials, successor: TokenSource) -> None:
+    It concerns this auth object alone. So it is no `BaaSAuthError`: a leader hands over, and its waiters do not get it.
+    """
+
+    def __init__(self, successor: TokenSource) -> None:
         super().__init__("client_secret was rotated")
-        self.reader = reader
         self.successor = successor
 
 
@@ -159,8 +161,6 @@ class ClientCredentials:
 
     def _acquire_after_rotation(self, call: Call, source: TokenSource, rotated: SecretRotatedError) -> Flow[Token]:
         """Move on to the new secret's source, once. Until it has a token, the old valid one is served."""
-        if rotated.reader is not self:  # another auth object's secret was rotated; ours was not: try again
-            return (yield from source.acquire(call))
         call.has_rotated = True
         at, client = now(), self.client
         valid = source.local.value.usable(call.rejected, client.leeway, at)
@@ -285,7 +285,7 @@ class ClientCredentials:
     def _check_rotation(self, call: Call, secret: str) -> None:
         if not isinstance(self.secret, str) and (successor := self._find_source(secret)).key != call.key:
             call.secret = secret
-            raise SecretRotatedError(self, successor)
+            raise SecretRotatedError(successor)
 
     def _resolve(self, call: Call) -> Flow[TokenSource]:
         """Return the source of the secret in force; read the secret at first use."""

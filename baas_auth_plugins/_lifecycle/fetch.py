@@ -59,14 +59,15 @@ class SecretReader(Protocol):
         """Return the secret of the source's key.
 
         Raises:
-            BaaSAuthError: it cannot be read, or it was rotated.
+            BaaSAuthError: it cannot be read.
+            SecretRotatedError: it was rotated.
         """
 
     def check_after_refusal(self, call: Call) -> Flow[None]:
         """Read the secret again after an `InvalidClientError`.
 
         Raises:
-            BaaSAuthError: it was rotated.
+            SecretRotatedError: it was rotated.
         """
 
 
@@ -248,7 +249,7 @@ def fetch(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[To
         wait = max(raised.retry_after or 0.0, backoff(failures + limits))
         at = now()
         waiting = partial(TokenState.waiting, seconds=wait, now=at)
-        yield from coordinator.publish(waiting, work.epoch, keeps_lead=True)
+        yield from coordinator.publish(waiting, work.epoch)
         yield from work.wait(wait, raised)
     return None
 
@@ -335,8 +336,8 @@ def refused(client: OAuthClient, problem: InvalidTokenResponseError) -> InvalidT
 
 def unreachable(client: OAuthClient, failure: NetworkError) -> TokenEndpointUnavailableError:
     text = f"{client.name}: {client.host} cannot be reached: {failure.reason}"
-    if failure.is_certificate:
-        text += ". Pass a requests.Session with your CA (verify) or client certificate (cert) as session="
+    if failure.advice:
+        text += f". {failure.advice}"
     error = TokenEndpointUnavailableError(text, provider=client.name)
     error._is_final = failure.is_certificate
     return error

@@ -138,25 +138,25 @@ class TokenSource:
         except ConnectionLostError:  # nothing may be yielded any more
             lost = no_token(self._provider, "the connection to the token endpoint was lost")
             failed = _unchanged if token is None else request.failed(lost, is_urgent=False)
-            self._coordinator.publish_later(failed, epoch)
+            self._coordinator.publish_later(failed, epoch, ends_lead=True)
             self._report_failure(request, lost)
             raise
         except (TokenEndpointError, ConfigurationError) as error:
-            yield from self._coordinator.publish(request.failed(error, is_urgent=token is None), epoch)
+            yield from self._coordinator.publish(request.failed(error, is_urgent=token is None), epoch, ends_lead=True)
             self._report_failure(request, error)
             raise
         except OutOfTimeError:
-            yield from self._coordinator.publish(_unchanged, epoch)
+            yield from self._coordinator.publish(_unchanged, epoch, ends_lead=True)
             raise
         except BaseException:  # cancelled, closed or interrupted
-            self._coordinator.publish_later(_unchanged, epoch)
+            self._coordinator.publish_later(_unchanged, epoch, ends_lead=True)
             raise
         if new is None:
             self._look_again_soon(token)
             return
         call.minted = new
         self._report_success(request, new)
-        yield from self._coordinator.publish(request.renewed(new), epoch)
+        yield from self._coordinator.publish(request.renewed(new), epoch, ends_lead=True)
 
     def _reason(self, state: TokenState, call: Call, token: Token | None) -> str:
         if token is not None:

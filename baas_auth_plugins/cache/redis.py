@@ -34,9 +34,13 @@ _SWAP = """
 local value = redis.pcall('GET', KEYS[1])
 if type(value) ~= 'string' then value = '' end
 if value ~= ARGV[1] then return 0 end
-if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+local done = 0
+if ARGV[2] == '' then done = redis.pcall('DEL', KEYS[1]) else done = redis.pcall('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+if type(done) == 'table' and done.err then return redis.error_reply(done.err:match('READONLY.*') or done.err) end
 return 1
 """
+# After a failover the old master is a replica. An error that begins with READONLY makes the client of Sentinel connect to
+# the new master; in the error of a script, Redis before 7 puts the script's name before it.
 _NOT_PICKLED = ("credential_provider", "redis_connect_func")
 
 
