@@ -6,6 +6,7 @@ import http.client
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import TypeGuard
 
 from .._oauth.messages import NetworkError, TokenRequest
 
@@ -57,14 +58,24 @@ def tls_advice(url: str, error: BaseException, *, has_certificate: bool | None =
         return "Check verify and cert of session="
     if any(isinstance(one, ssl.SSLCertVerificationError) for one in chain):
         return "If its CA is private, pass a requests.Session with verify as session="
-    is_tls = any(isinstance(one, ssl.SSLError) for one in chain)
-    if not is_tls and not (url.startswith("https:") and any(isinstance(one, _CLOSED) for one in chain)):
+    is_tls = any(_is_tls(one) for one in chain)
+    if not is_tls and not (url.startswith("https:") and any(_is_closed(one) for one in chain)):
         return ""
     if has_certificate:
         return "Check the client certificate of session=" if is_tls else ""
     known = "The token request had no client certificate. " if has_certificate is False else ""
     todo = "If the gateway requires a client certificate (mutual TLS), pass a requests.Session with cert as session="
     return known + todo
+
+
+def _is_tls(error: BaseException) -> TypeGuard[ssl.SSLError]:
+    return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLWantReadError | ssl.SSLWantWriteError)
+
+
+def _is_closed(error: BaseException) -> bool:
+    """Return whether the peer closed the connection: anyio, trio and httpcore have words of their own for that."""
+    is_other = type(error).__name__ == "BrokenResourceError" or str(error).startswith("Server disconnected")
+    return is_other or isinstance(error, _CLOSED)
 
 
 def _reason(error: BaseException) -> tuple[str, bool]:
@@ -74,7 +85,7 @@ def _reason(error: BaseException) -> tuple[str, bool]:
     for one in chain:
         if isinstance(one, ssl.SSLCertVerificationError):
             return f"certificate verify failed: {one.verify_message}", True
-        if isinstance(one, ssl.SSLError):
+        if _is_tls(one):
             closed = "CONNECTION_CLOSED" if isinstance(one, ssl.SSLEOFError) else ""
             name = (one.reason or closed or type(one).__name__).upper()
             return f"TLS failed: {name.replace('_', ' ').lower()}", any(word in name for word in _CERTIFICATE)
