@@ -169,6 +169,7 @@ class OAuth2ClientCredentialsAuth(RequestsAuth, HttpxAuth):
         found = {name: os.environ.get(f"{prefix}_{name.upper()}") for name in names}
         arguments: dict[str, Any] = {name: value for name, value in found.items() if value} | dict(overrides)
         needed = names[:1] if provider.token_endpoint_auth_method == "none" else names[:2]
+        needed += () if provider.environments else ("base_url",)
         missing = [f"{prefix}_{name.upper()}" for name in needed if name not in arguments]
         if missing:
             raise ConfigurationError(f"missing environment variables: {', '.join(missing)}")

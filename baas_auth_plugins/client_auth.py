@@ -30,6 +30,16 @@ __all__ = [
 Headers = MutableMapping[str, str]
 Prepared = tuple[str, Headers, str]
 
+# Without "none": the assertion would not be signed.
+_ALGORITHMS: Mapping[str, tuple[str, ...]] = {
+    "private_key_jwt": (
+        *(f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)),
+        "EdDSA",
+        "Ed25519",
+    ),
+    "client_secret_jwt": ("HS256", "HS384", "HS512"),
+}
+
 
 def basic_authorization(client_id: str, client_secret: str) -> str:
     """Return the value of a Basic header: both halves raw, as UTF-8, as the pages of Axia and BS2 show it.
@@ -67,6 +77,11 @@ class SignedAssertion:
     alg: str
     headers: tuple[tuple[str, Any], ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.alg not in _ALGORITHMS[self.method]:
+            known = ", ".join(_ALGORITHMS[self.method])
+            raise ConfigurationError(f"{self.method}: alg must be one of {known}, not {self.alg!r}")
+
     def __call__(self, client: ClientAuth, method: str, uri: str, headers: Headers, body: str) -> Prepared:
         """Add ``client_assertion_type`` and ``client_assertion`` to the body; the audience is the token endpoint.
 
@@ -74,16 +89,16 @@ class SignedAssertion:
             ConfigurationError: the client secret is no key for the algorithm.
         """
         from authlib.oauth2.rfc7523 import ClientSecretJWT, PrivateKeyJWT
+        from joserfc.errors import JoseError
 
+        secret = client.client_secret
         try:
-            key = self._key(client.client_secret)
-        except ValueError:  # its text and its cause can hold the key
+            client.client_secret = key = self._key(secret)
+            header = ({"kid": key.kid} if key.kid else {}) | dict(self.headers)
+            kind = PrivateKeyJWT if self.method == "private_key_jwt" else ClientSecretJWT
+            prepared: Prepared = kind(headers=header, alg=self.alg)(client, method, uri, headers, body)
+        except (ValueError, JoseError):  # its text and its cause can hold the key
             raise ConfigurationError(f"client_secret must be a PEM or a JWK of a private key for {self.alg}") from None
-        header = ({"kid": key.kid} if key.kid else {}) | dict(self.headers)
-        sign = (PrivateKeyJWT if self.method == "private_key_jwt" else ClientSecretJWT)(headers=header, alg=self.alg)
-        client.client_secret, secret = key, client.client_secret
-        try:
-            prepared: Prepared = sign(client, method, uri, headers, body)
         finally:
             client.client_secret = secret
         return prepared
