@@ -30,10 +30,17 @@ __all__ = [
 Headers = MutableMapping[str, str]
 Prepared = tuple[str, Headers, str]
 
-# Without "none": the assertion would not be signed.
-_ALGORITHMS: Mapping[str, tuple[str, ...]] = {
+_ALGORITHMS = {
     "private_key_jwt": (
-        *(f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)),
+        "RS256",
+        "RS384",
+        "RS512",
+        "PS256",
+        "PS384",
+        "PS512",
+        "ES256",
+        "ES384",
+        "ES512",
         "EdDSA",
         "Ed25519",
     ),
@@ -91,12 +98,14 @@ class SignedAssertion:
         from authlib.oauth2.rfc7523 import ClientSecretJWT, PrivateKeyJWT
         from joserfc.errors import JoseError
 
-        secret = client.client_secret
+        client.client_secret, secret = None, client.client_secret
         try:
             client.client_secret = key = self._key(secret)
             header = ({"kid": key.kid} if key.kid else {}) | dict(self.headers)
-            kind = PrivateKeyJWT if self.method == "private_key_jwt" else ClientSecretJWT
-            prepared: Prepared = kind(headers=header, alg=self.alg)(client, method, uri, headers, body)
+            sign = (PrivateKeyJWT if self.method == "private_key_jwt" else ClientSecretJWT)(
+                headers=header, alg=self.alg
+            )
+            prepared: Prepared = sign(client, method, uri, headers, body)
         except (ValueError, JoseError):  # its text and its cause can hold the key
             raise ConfigurationError(f"client_secret must be a PEM or a JWK of a private key for {self.alg}") from None
         finally:
@@ -121,6 +130,9 @@ def private_key_jwt(*, alg: str = "RS256", headers: Mapping[str, Any] | None = N
     Args:
         alg: the JWS algorithm, such as ``"PS256"`` for Open Finance Brasil.
         headers: further JWT headers, such as ``{"kid": "..."}``. The ``kid`` of a JWK is there by itself.
+
+    Raises:
+        ConfigurationError: the algorithm is none that signs with a private key.
     """
     return SignedAssertion("private_key_jwt", alg, tuple(sorted((headers or {}).items())))
 
@@ -131,5 +143,8 @@ def client_secret_jwt(*, alg: str = "HS256", headers: Mapping[str, Any] | None =
     Args:
         alg: the JWS algorithm.
         headers: further JWT headers.
+
+    Raises:
+        ConfigurationError: the algorithm is none that signs with a shared secret.
     """
     return SignedAssertion("client_secret_jwt", alg, tuple(sorted((headers or {}).items())))

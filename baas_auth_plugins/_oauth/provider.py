@@ -70,6 +70,8 @@ class Provider:
     revocation_endpoint: str | None = None
     api_origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     read_token_response: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
+    identity: str = field(init=False, repr=False, compare=False)
+    """The whole declaration as text, the same in each process: a part of the cache key."""
 
     def __post_init__(self) -> None:
         self._check_texts()
@@ -97,12 +99,8 @@ class Provider:
             self._check_function("token_endpoint_auth_method", method)
         if self.read_token_response is not None:
             self._check_function("read_token_response", self.read_token_response)
-
-    @property
-    def identity(self) -> str:
-        """The whole declaration as text, the same in each process: a part of the cache key."""
-        declared = {one.name: getattr(self, one.name) for one in fields(self)}
-        return json.dumps(declared, default=_name_of, sort_keys=True)
+        declared = {one.name: getattr(self, one.name) for one in fields(self) if one.init}
+        object.__setattr__(self, "identity", json.dumps(declared, default=_name_of, sort_keys=True))
 
     def _wrong(self, name: str, problem: str) -> ConfigurationError:
         return ConfigurationError(f"provider {self.name!r}: {name} {problem}")
@@ -130,7 +128,7 @@ class Provider:
             parse_origin(f"provider {self.name!r}: environments[{name!r}]", origin)
         for name, origins in self.api_origins.items():
             if not isinstance(origins, tuple | list):
-                problem = f"must be a tuple of origins, not {type(origins).__name__}"
+                problem = f"must be a tuple of origins, not a {type(origins).__name__}"
                 raise self._wrong(f"api_origins[{name!r}]", problem)
             for origin in origins:
                 parse_origin(f"provider {self.name!r}: api_origins[{name!r}]", origin)

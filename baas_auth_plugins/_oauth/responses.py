@@ -57,8 +57,7 @@ def read_token(client: OAuthClient, secret: str, response: TokenResponse, sent: 
         TokenEndpointError: the answer has no token that can be used.
         ConfigurationError: the provider's `read_token_response` raised.
     """
-    payload = read_json(client, response, now, secret, basic_value(client, secret))
-    payload = _with_standard_names(client, payload)
+    payload = _with_standard_names(client, read_json(client, response, now, secret, basic_value(client, secret)))
     assigned = client.provider.scope == "assigned"
     try:
         token = Token.from_response(
@@ -206,9 +205,7 @@ def _unescaped(text: str) -> tuple[str, ...]:
     return unquote(text), unquote_plus(text), unescape(text), plain
 
 
-def retry_after(
-    client: OAuthClient, response: TokenResponse, payload: Mapping[str, Any], now: Instant
-) -> float | None:
+def retry_after(client: OAuthClient, response: TokenResponse, payload: Mapping[str, Any], now: Instant) -> float | None:
     """Return the seconds to wait: of the header (RFC 9110 section 10.2.3), else of the body's ``retry_after``.
 
     At most 300 s count: a gateway that says more sends milliseconds or a date, and would stop a whole fleet.
