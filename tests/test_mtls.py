@@ -13,6 +13,14 @@ import anyio
 import pytest
 import requests
 from conftest import Auth, Client, FakeClock
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
+from cryptography.x509 import load_pem_x509_certificate
 from requests.adapters import HTTPAdapter
 
 from baas_auth_plugins import (
@@ -180,6 +188,7 @@ def test_another_authoritys_certificate_is_named(
     with a_session(mutual, cert=new_sandbox(tls=True).client_cert) as session:
         with pytest.raises(TokenEndpointUnavailableError) as caught:
             an_auth(cls, mutual, session=session).get_token()
+    assert "Check cert of session=" in str(caught.value)
     assert MISSING not in str(caught.value)
     assert mutual.requests == []
 
@@ -190,6 +199,35 @@ def test_a_missing_file_is_named_at_once(cls: Auth, mutual: Sandbox, clock: Fake
         with pytest.raises(TokenEndpointUnavailableError, match=r"no-such-certificate\.pem.+session=") as caught:
             an_auth(cls, mutual, session=session).get_token()
     assert MISSING not in str(caught.value)
+    assert clock.slept == []
+
+
+@pytest.mark.parametrize("kind", ["p12", "encrypted", "without its key", "of another key"])
+def test_a_file_that_cannot_be_used_is_named_at_once(
+    kind: str, cls: Auth, mutual: Sandbox, new_sandbox: Callable[..., Sandbox], clock: FakeClock, tmp_path: Path
+) -> None:
+    """What requests cannot read as a certificate and its key is not retried; the error says what `cert` must be."""
+    certificate, key = map(Path, mutual.client_cert)
+    private, path = load_pem_private_key(key.read_bytes(), None), tmp_path / "file"
+    secret = BestAvailableEncryption(b"passphrase")
+    cert: Any = (str(certificate), str(path))
+    match kind:
+        case "p12":
+            content = serialize_key_and_certificates(
+                b"client", private, load_pem_x509_certificate(certificate.read_bytes()), None, secret
+            )
+            cert = str(path)
+        case "encrypted":
+            content = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret)
+        case "without its key":
+            content, cert = certificate.read_bytes(), str(path)
+        case _:
+            content = Path(new_sandbox(tls=True).client_cert[1]).read_bytes()
+    path.write_bytes(content)
+    with a_session(mutual, cert=cert) as session:
+        with pytest.raises(TokenEndpointUnavailableError, match="Check cert of session=: PEM files") as caught:
+            an_auth(cls, mutual, session=session).get_token()
+    assert ("the private key is encrypted" in str(caught.value)) == (kind == "encrypted")
     assert clock.slept == []
 
 
