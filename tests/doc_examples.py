@@ -11,7 +11,6 @@ A Python block is a script, unless a comment above it says otherwise:
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import re
 import subprocess
@@ -30,6 +29,8 @@ __all__ = ["DOCS", "ROOT", "Block", "Page", "pages", "run_page", "run_script"]
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+STUBS = Path(__file__).parent / "doc_stubs"
+"""Stand-ins for vaults: modules that answer as the sandbox's secret."""
 
 _BLOCK = re.compile(
     r"(?:^[ ]*<!--[ ](?P<marker>file|not[ ]run):[ ](?P<value>.*?)[ ]-->\n+)?"
@@ -122,7 +123,10 @@ def run_script(
 
 def run_page(one: Page, gateways: Sandbox, folder: Path) -> None:
     """Run the examples of a page in their order, and its tests at the end. Each must be silent and succeed."""
-    environment, server = {}, None
+    environment, server = {"PYTHONPATH": os.pathsep.join((str(folder), str(STUBS)))}, None
+    secret = folder / "client_secret.txt"
+    secret.write_text(f"{gateways.client_secret}\n", encoding="utf-8")
+    environment["BAAS_CLIENT_SECRET_FILE"] = str(secret)
     if "REDIS_URL" in one.text:
         server = RedisServer(folder).start()
         environment["REDIS_URL"] = f"redis://{LOOPBACK}:{server.port}"
@@ -169,10 +173,3 @@ def _python(arguments: list[str], folder: Path, environment: dict[str, str]) -> 
         timeout=100,
         cwd=folder,
     )
-
-
-def is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
