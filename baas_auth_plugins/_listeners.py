@@ -15,24 +15,19 @@ Listener = Callable[["Event"], object]
 
 logger = logging.getLogger("baas_auth_plugins")
 
-_subscribed: tuple[Listener, ...] = ()
+_subscribed: dict[object, Listener] = {}
 
 
 def add(listener: Listener) -> Callable[[], None]:
     """Add a listener for all events, and return the function that removes it."""
-    global _subscribed
-    _subscribed = (*_subscribed, listener)
-
-    def remove() -> None:
-        global _subscribed
-        _subscribed = tuple(one for one in _subscribed if one is not listener)
-
-    return remove
+    subscription = object()
+    _subscribed[subscription] = listener
+    return lambda: _subscribed.pop(subscription, None) and None
 
 
 def emit(on_event: Listener | None, kind: str, fields: Mapping[str, Any]) -> None:
     """Call every listener with the event of this class name. What one raises is logged and goes no further."""
-    listeners = _subscribed if on_event is None else (on_event, *_subscribed)
+    listeners = [*_subscribed.values()] if on_event is None else [on_event, *_subscribed.values()]
     if not listeners:
         return
     from . import events  # imported by those who listen: the dataclasses take 3 ms to make

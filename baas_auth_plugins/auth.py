@@ -36,7 +36,7 @@ __all__ = ["OAuth2ClientCredentialsAuth", "Overrides"]
 T = TypeVar("T")
 
 _PROCESS_CACHE = MemoryTokenCache()
-_MADE_ANEW = ("_credentials", "_hook", "_parts", "_sender")
+_MADE_ANEW = ("_cache", "_credentials", "_hook", "_origins", "_parts", "_sender")
 
 
 class Overrides(TypedDict, total=False):
@@ -113,7 +113,9 @@ class OAuth2ClientCredentialsAuth(RequestsAuth, HttpxAuth):
         provider = _provider_of(type(self))
         origin_text, origin = parameters.base_url(provider, environment, base_url)
         api_origins = () if base_url is not None else provider.api_origins.get(environment, ())
-        further = parameters.origins("allowed_origins", allowed_origins) + parameters.origins("api_origins", api_origins)
+        further = parameters.origins("allowed_origins", allowed_origins) + parameters.origins(
+            "api_origins", api_origins
+        )
         _check(session, cache, on_event, background_renewal=background_renewal)
         client = OAuthClient(
             provider=provider,
@@ -147,7 +149,8 @@ class OAuth2ClientCredentialsAuth(RequestsAuth, HttpxAuth):
             on_event,
             run if background_renewal else None,
         )
-        self._parts = AuthParts(self._credentials, AllowedOrigins(provider.name, origin, further))
+        self._origins = AllowedOrigins(provider.name, origin, further)
+        self._parts = AuthParts(self._credentials, self._origins)
 
     @classmethod
     def from_env(cls, prefix: str | None = None, **overrides: Unpack[Overrides]) -> Self:
@@ -243,10 +246,10 @@ class OAuth2ClientCredentialsAuth(RequestsAuth, HttpxAuth):
             "session": self._sender.session,
             "headers": client.headers,
             "background_renewal": credentials.renews_in_background,
-            "allowed_origins": self._parts.origins.further,
+            "allowed_origins": self._origins.further,
             "on_event": credentials.on_event,
         }
-        kept = {name: value for name, value in vars(self).items() if name not in (*_MADE_ANEW, "_cache")}
+        kept = {name: value for name, value in vars(self).items() if name not in _MADE_ANEW}
         return {"_arguments": arguments, **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -8,11 +8,13 @@ block. They run after the callers that wait for the token were woken. What a lis
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from . import _listeners
+from .exceptions import ConfigurationError
 
 __all__ = [
     "Event",
@@ -132,9 +134,15 @@ def subscribe(listener: Callable[[Event], object]) -> Callable[[], None]:
     """Call a function with each event of every auth object in this process.
 
     Args:
-        listener: called with one event.
+        listener: called with one event. It must be a plain function: nobody would await a coroutine.
 
     Returns:
         A function that ends the subscription.
+
+    Raises:
+        ConfigurationError: `listener` is not callable, or is a coroutine function.
     """
+    functions = (listener, getattr(type(listener), "__call__", None))  # noqa: B004  # the second is of an object
+    if not callable(listener) or any(map(inspect.iscoroutinefunction, functions)):
+        raise ConfigurationError("listener must be a plain function that takes one event")
     return _listeners.add(listener)

@@ -105,8 +105,8 @@ class TokenEndpointError(BaaSAuthError, _ClientError):
     _is_local = False
     # Another attempt would fail, too, as for a certificate that TLS refuses.
     _is_final = False
-    response = property(lambda self: None, lambda self, value: None)
-    request = property(lambda self: None, lambda self, value: None)  # httpx sets it to what holds the credentials
+    # Read-only: httpx would set `request` to the request that holds the credentials.
+    request = response = property(lambda _self: None, lambda _self, _value: None)
 
     def __init__(
         self,

@@ -101,8 +101,8 @@ def test_dead_token_is_renewed_inline(auth_class: Auth, sandbox: Sandbox, clock:
     assert auth.get_token().access_token != old.access_token
 
 
-def test_private_session_of_the_caller_is_used(new_sandbox: Callable[..., Sandbox], clock: FakeClock) -> None:
-    """The renewal goes over `session`, in a daemon thread."""
+def test_the_callers_session_sends_the_renewal(new_sandbox: Callable[..., Sandbox], clock: FakeClock) -> None:
+    """With `session`, the renewal is sent over it, in a daemon thread that is not the caller's, as each token request is."""
     sandbox, threads = new_sandbox(), list[threading.Thread]()
 
     class Adapter(requests.adapters.HTTPAdapter):
@@ -117,7 +117,8 @@ def test_private_session_of_the_caller_is_used(new_sandbox: Callable[..., Sandbo
     clock.advance(3310)
     auth.get_token()
     news.wait_for(TokenMinted, 2)
-    assert [thread.daemon for thread in threads] == [False, True]
+    assert [thread.daemon for thread in threads] == [True, True]
+    assert threading.current_thread() not in threads
 
 
 def test_no_thread_to_be_had(sandbox: Sandbox, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:

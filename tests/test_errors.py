@@ -498,7 +498,7 @@ leaves_stream_unread = pytest.mark.filterwarnings(
 @leaves_stream_unread
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_garbage_is_no_token(client: Client, clock: FakeClock, sandbox: Sandbox, garbage: str) -> None:
-    """A 200 that is no token response is the typed error: nothing is cached, and the caller's request is not sent."""
+    """A 200 without a usable token is the typed error, for 5 s: no token is cached, and no API request is sent."""
     sandbox.inject(GARBAGE[garbage])
     with client.open(make(AxiaAuth, sandbox)) as send:
         with pytest.raises(client.error) as caught:
@@ -506,8 +506,12 @@ def test_garbage_is_no_token(client: Client, clock: FakeClock, sandbox: Sandbox,
         assert type(caught.value) is InvalidTokenResponseError
         assert caught.value.provider == "axia"
         assert "abc" not in str(caught.value)
-        assert sandbox.count("api") == 0
+        with pytest.raises(client.error) as again:
+            send("POST", api_url(AxiaAuth, sandbox), content=b"payment")
+        assert (type(again.value), str(again.value)) == (InvalidTokenResponseError, str(caught.value))
+        assert (sandbox.count("token"), sandbox.count("api")) == (1, 0)
         assert clock.slept == []
+        clock.advance(5.1)
         assert send("POST", api_url(AxiaAuth, sandbox), content=b"payment").status == 200
     assert sandbox.count("token") == 2
     assert sandbox.count("api") == 1
@@ -587,13 +591,14 @@ def secrets_seen(sandbox: Sandbox) -> list[str]:
 @pytest.mark.pairwise
 def test_token_request_follows_no_redirect_elsewhere(
     client: Client,
+    clock: FakeClock,
     sandbox: Sandbox,
     new_sandbox: Callable[..., Sandbox],
     auth_class: Auth,
     status: int,
     follow_redirects: bool,
 ) -> None:
-    """A redirect to a foreign host brings it no secret, whatever the caller's client is set to, and no token from it."""
+    """A redirect to a foreign host takes no secret there and brings no token back, whatever the client's settings are."""
     foreign = new_sandbox(client_id=sandbox.client_id)
     token = make(auth_class, foreign).get_token()
     foreign.clear()
@@ -608,6 +613,7 @@ def test_token_request_follows_no_redirect_elsewhere(
         assert not any(SECRET.encode() in record.body for record in foreign.requests)
         assert not any("authorization" in record.headers for record in foreign.requests)
         assert [record.kind for record in sandbox.requests] == ["token"]
+        clock.advance(5.1)  # a refusal is not asked for again before
         assert send("GET", api_url(auth_class, sandbox)).status == 200
     assert token.access_token not in sent_tokens(sandbox)
 

@@ -121,7 +121,7 @@ def test_failing_renewal_serves_the_old_token(
 
 @each_life
 def test_dead_token_is_never_sent(client: Client, clock: FakeClock, sandbox: Sandbox, life: int) -> None:
-    """Shortly before its expiry a token is dead: the caller waits for a new one, or gets the error."""
+    """Shortly before it expires, a token is not sent any more: callers get a new one or the error, which is cached for 5 s."""
     sandbox.expires_in = life
     *_, dead = LIVES[life]
     with client.open(make(AxiaAuth, sandbox)) as send:
@@ -132,7 +132,11 @@ def test_dead_token_is_never_sent(client: Client, clock: FakeClock, sandbox: San
         with pytest.raises(client.error) as caught:
             session.call()
         assert isinstance(caught.value, TokenEndpointUnavailableError)
+        with pytest.raises(client.error):
+            session.call()
+        assert session.minted == 1 + 4
         assert sent_tokens(sandbox) == [first]
+        clock.advance(5.1)
         second = session.call()
     assert (session.minted, second != first) == (1 + 4 + 1, True)
     assert len(clock.slept) == 3

@@ -13,12 +13,12 @@ import httpx
 import pytest
 import requests
 import responses
-from conftest import Client, make
+from conftest import Client, make, sent_tokens
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from baas_auth_plugins import AxiaAuth, BS2Auth, ConfigurationError, InsecureTransportError, MemoryTokenCache
-from baas_auth_plugins._origin import AllowedOrigins, origin, origin_of_url, parse_origin
+from baas_auth_plugins._oauth.origins import AllowedOrigins, origin, origin_of_url, parse_origin
 from baas_auth_plugins.sandbox import Fault, Sandbox
 
 PATH = "/v1/accounts"
@@ -161,16 +161,17 @@ def test_a_redirect_elsewhere_that_answers_401_gets_no_token(client: Client, pla
 
 
 def test_a_redirect_there_and_back_leaks_nothing(client: Client, places: Places) -> None:
-    """From home to elsewhere and home again: what comes back without the token is not replayed with it."""
+    """From home to elsewhere and home again: what comes home without the token is sent there once more with it."""
     auth = places.auth()
     home = places.spell("http://localhost:{home}")
     away = {"Location": places.spell("http://evil.example:{foreign}")}
     places.home.inject(Fault("redirect", "api", headers=away))
     places.foreign.inject(Fault("redirect", "api", headers={"Location": home}))
     with client.open(auth, follow_redirects=True) as send:
-        assert send("GET", home).status == 401
         assert send("GET", home).status == 200
-    assert auth.get_token().access_token not in received(places.foreign)
+    token = auth.get_token().access_token
+    assert sent_tokens(places.home) == [token, None, token]
+    assert token not in received(places.foreign)
     assert (len(places.foreign.requests), places.home.count("token")) == (1, 1)
 
 
@@ -221,7 +222,7 @@ def test_one_warning_tells_of_each_foreign_origin(
             send("GET", places.spell(pattern) + "?quiet=hush")
     said = warnings_in(caplog)
     expected = [places.spell(f"http://{name}.example:{{foreign}}").removesuffix(PATH) for name in ("evil", "other")]
-    assert [place for text in said for place in expected if f"request to {place} goes" in text] == expected
+    assert [place for text in said for place in expected if f"no token sent to {place};" in text] == expected
     assert len(said) == 2
     assert "hush" not in "".join(said)
 
@@ -448,9 +449,11 @@ def test_a_url_is_read_as_httpx_reads_it(url: str) -> None:
         found = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):
         return
-    home = AllowedOrigins([("https", "api.bs2.com", 443)])
-    if home.admit(origin(found.scheme, found.raw_host.decode(), found.port)):
+    home = AllowedOrigins("bs2", ("https", "api.bs2.com", 443), [])
+    if home.allow(origin(found.scheme, found.raw_host.decode(), found.port)):
         assert found.raw_host.removesuffix(b".") == b"api.bs2.com"
+    if home.is_home_url(found):
+        assert (found.scheme, found.raw_host, found.port) == ("https", b"api.bs2.com", None)
 
 
 @given(addresses | st.text(max_size=40))
@@ -467,10 +470,53 @@ def test_any_text_is_an_origin_or_a_typed_error(text: str) -> None:
 
 def test_warnings_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     """A thousand origins are warned of, and no more: what a caller is tricked into asking for fills no log."""
-    allowed = AllowedOrigins([("https", "api.bs2.com", 443)])
+    allowed = AllowedOrigins("bs2", ("https", "api.bs2.com", 443), [])
     for number in range(1100):
-        allowed.admit(("https", f"h{number}.example", 443))
+        allowed.allow(("https", f"h{number}.example", 443))
     assert len(warnings_in(caplog)) == 1000
+
+
+@given(addresses)
+@example("https://api.bs2.com.evil.example/")
+@example("https://api.bs2.com:443/")
+@example("https://api.bs2.com\\@evil.example/")
+def test_home_is_home_to_each_reader(url: str) -> None:
+    """What the quick comparison takes for the home origin, the thorough one does, too."""
+    home = AllowedOrigins("bs2", ("https", "api.bs2.com", 443), [])
+    for url_or_more in (url, f"{url}/", f"https://api.bs2.com/{url}"):
+        if home.is_home(url_or_more):
+            assert home.allow(origin_of_url(url_or_more))
+
+
+@pytest.mark.parametrize(
+    ("home", "url", "is_home"),
+    [
+        ("https://api.bs2.com", "https://api.bs2.com/pix", True),
+        ("https://api.bs2.com", "https://api.bs2.com", False),
+        ("https://api.bs2.com", "https://api.bs2.com.evil.example/", False),
+        ("https://api.bs2.com", "http://api.bs2.com/", False),
+        ("https://api.bs2.com:8443", "https://api.bs2.com:8443/", True),
+        ("https://api.bs2.com:8443", "https://api.bs2.com/", False),
+        ("http://[::1]:80", "http://[::1]/x", True),
+    ],
+)
+def test_home_is_compared_quickly(home: str, url: str, is_home: bool) -> None:
+    """A URL surely goes home if it begins with the origin and a slash; else the thorough comparison decides."""
+    allowed = AllowedOrigins("bs2", parse_origin("base_url", home)[1], [])
+    assert allowed.is_home(url) is is_home
+    if url.count("/") > 2:
+        assert allowed.is_home_url(httpx.URL(url)) is is_home
+
+
+def test_further_origins_are_the_others() -> None:
+    """The origins of the API and of the user are listed as text, each once, without the token endpoint's."""
+    home = ("https", "api.bs2.com", 443)
+    allowed = AllowedOrigins("bs2", home, [("https", "b.example", 8443), ("https", "a.example", 443), home])
+    assert allowed.further == ["https://a.example", "https://b.example:8443"]
+    assert allowed.home == home
+    assert all(map(allowed.allow, (home, ("https", "a.example", 443), ("https", "b.example", 8443))))
+    assert not allowed.allow(("https", "b.example", 443))
+    assert not allowed.allow(None)
 
 
 # -- once there is a fresh token

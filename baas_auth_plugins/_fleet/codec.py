@@ -142,9 +142,7 @@ def _token_from_json(content: list[Any], now: Instant, later: float) -> Token:
     by_ttl = age + later
     # The wall clock bounds the life of a record that somebody put back.
     age = max(by_ttl, now.wall - issued_at)
-    return Token(
-        access_token, "Bearer", frozenset(scopes), now.wall - age, expires_in, now.monotonic - by_ttl
-    )
+    return Token(access_token, "Bearer", frozenset(scopes), now.wall - age, expires_in, now.monotonic - by_ttl)
 
 
 def _failure_from_json(content: list[Any], now: Instant, later: float) -> Failure:

@@ -27,7 +27,7 @@ from .._oauth.token import Instant, now
 from .._process import lock, process_id
 from ..exceptions import TokenEndpointError
 from .codec import Codec
-from .store import Record, SharedStore, StoreDownError
+from .store import SECONDS_WITH_TOKEN, SECONDS_WITHOUT, Record, SharedStore, StoreDownError
 
 __all__ = ["FleetCoordinator"]
 
@@ -66,20 +66,28 @@ class FleetCoordinator:
         self._codec = codec
         self._limits = limits
         self._number = next(_numbers)
+        self._turn = 0  # goes up as a lead ends
         self._looks = SingleFlight(provider)
         self._seen: Record[TokenState] | None = None
         self._is_seen_now = False
+        self._seen_limits: Record[RateLimits] | None = None
 
     def reset(self) -> None:
         """Forget everything but what is in the cache."""
         self._local.reset()
         self._store.reset()
         self._looks = SingleFlight(self._provider)
-        self._seen = None
+        self._seen = self._seen_limits = None
+
+    @property
+    def _name(self) -> str:
+        """What the ids of this coordinator's leases begin with. Each lease that it finds there is its own."""
+        return f"{process_id()}:{self._number}:"
 
     @property
     def _owner(self) -> str:
-        return f"{process_id()}:{self._number}"
+        """The id of the present lead's lease. A lead that ends late takes no lease from the next one."""
+        return f"{self._name}{self._turn}"
 
     def lead_or_adopt(self, errand: Errand) -> Flow[Decision]:
         """Take the lease, or adopt another process's token: see `Coordinator`."""
@@ -89,10 +97,9 @@ class FleetCoordinator:
                 return Decision.LEAD
             seen, self._is_seen_now = (self._seen if self._is_seen_now else None), False
             try:
-                change = self._store.change(
-                    self._codec, partial(self._leased, errand), has_token=not errand.is_urgent, seen=seen
-                )
-                record = yield from change
+                seconds = _patience(errand.deadline) if errand.is_urgent else SECONDS_WITH_TOKEN
+                decide = partial(self._leased, errand)
+                record = yield from self._store.change(self._codec, decide, seconds=seconds, seen=seen)
             except StoreDownError as down:
                 return (yield from self._alone(errand, down))
             state, at = self._take_over(record), now()
@@ -102,10 +109,9 @@ class FleetCoordinator:
                 return Decision.ADOPTED
             if not errand.is_urgent:
                 return Decision.BUSY
-            failure = state.failure_now(at)
-            if failure is not None:
-                raise failure
-            if not state.leased_by_other(self._owner, at):  # a Retry-After: the limiter makes the caller wait
+            if state.failure_now(at):
+                return Decision.ADOPTED  # raised here, it would count as this process's own
+            if not state.leased_by_other(self._name, at):  # a Retry-After: the limiter makes the caller wait
                 self._limiter.block(state.blocked.remaining(at), at)
                 return Decision.LEAD
             yield from self._pause(errand, next(polls, _POLL[-1]))
@@ -118,7 +124,7 @@ class FleetCoordinator:
         """Return the record with the lease, or None if this process must not take it."""
         at, owner = now(), self._owner
         base = merged(self._local.value, shared, at)
-        if self._is_better(base, errand, at) or base.failure_now(at) or base.leased_by_other(owner, at):
+        if self._is_better(base, errand, at) or base.failure_now(at) or base.leased_by_other(self._name, at):
             return None
         is_own = base.lease is not None and base.lease.owner == owner
         waits = base.blocked.remaining(at) if errand.is_urgent else base.renewal.remaining(at)
@@ -137,12 +143,12 @@ class FleetCoordinator:
 
     def _alone(self, errand: Errand, down: StoreDownError) -> Flow[Decision]:
         """Go on without the cache, after the lease of another process that is known."""
-        lease = self._local.value.leased_by_other(self._owner, now())
+        lease = self._local.value.leased_by_other(self._name, now())
         if not errand.is_urgent:
             return Decision.BUSY if down.is_new or lease else Decision.LEAD
         while lease:
             yield from self._pause(errand, min(lease, 1.0))
-            lease = self._local.value.leased_by_other(self._owner, now())
+            lease = self._local.value.leased_by_other(self._name, now())
         return Decision.LEAD
 
     def _pause(self, errand: Errand, seconds: float) -> Flow[None]:
@@ -159,39 +165,40 @@ class FleetCoordinator:
             self._local.apply(lambda state: merged(state, record.value, now()))
             return self._local.value
 
-    def publish(self, transition: Transition, epoch: int | None = None, *, keeps_lead: bool = False) -> Flow[None]:
+    def publish(self, transition: Transition, epoch: int | None = None, *, ends_lead: bool = False) -> Flow[None]:
         """Change the state here, then in the cache. A cache that fails costs no more than time."""
-        decide = self._applied(transition, epoch, keeps_lead=keeps_lead)
+        decide = self._applied(transition, epoch, ends_lead=ends_lead)
         if decide is None:
             return
-        has_token = self._local.value.token is not None
+        seconds = SECONDS_WITHOUT if self._local.value.token is None else SECONDS_WITH_TOKEN
         try:
-            record = yield from self._store.change(self._codec, decide, has_token=has_token, seen=self._seen)
+            record = yield from self._store.change(self._codec, decide, seconds=seconds, seen=self._seen)
         except StoreDownError:
             self._seen = None
         else:
             self._take_over(record)
 
-    def publish_later(self, transition: Transition) -> None:
+    def publish_later(self, transition: Transition, epoch: int | None = None, *, ends_lead: bool = False) -> None:
         """Do as `publish`, and wait for nothing."""
-        decide = self._applied(transition, None, keeps_lead=False)
+        decide = self._applied(transition, epoch, ends_lead=ends_lead)
         if decide is not None:
             self._seen = None
             self._store.change_later(self._codec, decide)
 
     def _applied(
-        self, transition: Transition, epoch: int | None, *, keeps_lead: bool
+        self, transition: Transition, epoch: int | None, *, ends_lead: bool
     ) -> Callable[[TokenState | None], TokenState] | None:
         """Change the state here; return what changes the record, or None if the record says all of it."""
-        owner = self._owner
         with lock():
+            owner = self._owner
+            self._turn += ends_lead
             if epoch is not None and epoch != self._local.epoch:
                 return None  # `testing.reset` came between
             before = self._local.value
             self._local.apply(transition, epoch)
             after = self._local.value
-        held = before.lease is not None and before.lease.owner == owner
-        if not held and self._seen is not None and after == self._seen.value:
+        gives_back = ends_lead and before.lease is not None and before.lease.owner == owner
+        if not gives_back and self._seen is not None and after == self._seen.value:
             return None
 
         def decide(shared: TokenState | None) -> TokenState:
@@ -200,7 +207,7 @@ class FleetCoordinator:
             holds = base.lease is not None and base.lease.owner == owner
             # The holder of the lease has the last word; for all others the rules of `merged` apply.
             new = transition(base) if holds else merged(after, shared, at)
-            return replace(new, lease=None if holds and not keeps_lead else base.lease)
+            return replace(new, lease=None if holds and ends_lead else base.lease)
 
         return decide
 
@@ -208,12 +215,19 @@ class FleetCoordinator:
         """Read the record, once for all callers that want to."""
         yield from ReadResponse()
         with suppress(TokenEndpointError):  # other callers' reading took too long
-            yield from self._looks.run(self._read, is_urgent=True, deadline=deadline)
+            yield from self._looks.run(partial(self._read, _patience(deadline)), is_urgent=True, deadline=deadline)
 
-    def _read(self, _flight: Flight) -> Flow[None]:
+    def _read(self, seconds: float, _flight: Flight) -> Flow[None]:
         with suppress(StoreDownError):
-            self._take_over((yield from self._store.read(self._codec, has_token=False)))
+            self._take_over((yield from self._store.read(self._codec, seconds=seconds)))
             self._is_seen_now = True
+            if self._limiter.limit is not None:  # while the fleet may send nothing, a 401 is returned as it is
+                self._seen_limits = yield from self._store.read(self._limits, seconds=seconds)
+                self._take_over_limits(self._seen_limits)
+
+    def _take_over_limits(self, record: Record[RateLimits]) -> None:
+        with lock():
+            self._limiter.limits = self._limiter.limits.merged(record.value, now())
 
     def reserve(self, request: str) -> Flow[float]:
         """Count a token request in the fleet before it is sent."""
@@ -229,15 +243,15 @@ class FleetCoordinator:
             return known.counting(request, limiter.limit, at.monotonic + _UNTIL_ANSWERED, at)
 
         try:
-            record = yield from self._store.change(self._limits, decide, has_token=False)
+            seen, self._seen_limits = self._seen_limits, None
+            record = yield from self._store.change(self._limits, decide, seconds=SECONDS_WITHOUT, seen=seen)
         except StoreDownError:
             wait = limiter.wait(now())
             if not wait:
                 limiter.count(request, now())
             return wait
-        with lock():
-            limiter.limits = limiter.limits.merged(record.value, now())
-            return 0.0 if record.is_written else max(limiter.wait(now()), _POLL[0])
+        self._take_over_limits(record)
+        return 0.0 if record.is_written else max(limiter.wait(now()), _POLL[0])
 
     def answered(self, request: str) -> Flow[None]:
         """Count a slow token request anew; a quick one has been counted so from the start."""
@@ -247,5 +261,10 @@ class FleetCoordinator:
         limiter.count(request, at)
         with suppress(StoreDownError):
             yield from self._store.change(
-                self._limits, lambda shared: limiter.limits.merged(shared, now()), has_token=False
+                self._limits, lambda shared: limiter.limits.merged(shared, now()), seconds=SECONDS_WITHOUT
             )
+
+
+def _patience(deadline: float) -> float:
+    """Return the seconds for one cache operation, which is tried twice, so that half the caller's time is left."""
+    return min(SECONDS_WITHOUT, max(SECONDS_WITH_TOKEN, (deadline - now().monotonic) / 4))

@@ -5,6 +5,8 @@ The rules:
 - An operation runs in a daemon thread. A cache that hangs costs a bounded time, and keeps no process from ending.
 - An operation that fails is tried once more. Then a circuit breaker opens for 5, 10, 20, then 30 s: each process goes
   on alone. Both changes are logged once.
+- An operation whose caller was cancelled, and that still runs after a second, counts as failed: while a cache hangs,
+  impatient callers do not wait for it one after the other.
 - The cache is for efficiency, never for correctness.
 """
 
@@ -12,16 +14,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from .. import _process
 from .._lifecycle.effects import Flow, Job, RunInThread
 from .._lifecycle.state import AFTER_FAILURE, NO_BACKOFF, Backoff
-from .._oauth.token import now
+from .._oauth.token import Instant, now
 from ..cache import TokenCache
 from .codec import Codec
 
-__all__ = ["Record", "SharedStore", "StoreDownError"]
+__all__ = ["SECONDS_WITHOUT", "SECONDS_WITH_TOKEN", "Record", "SharedStore", "StoreDownError"]
 
 logger = logging.getLogger("baas_auth_plugins")
 
@@ -61,44 +63,46 @@ class SharedStore:
         cache: the cache. It is held weakly: it goes with the auth objects that use it.
     """
 
-    __slots__ = ("__weakref__", "_breaker", "_cache", "_failed_at_writing")
+    __slots__ = ("__weakref__", "_abandoned", "_breaker", "_cache", "_failed_at_writing")
 
     def __init__(self, cache: TokenCache) -> None:
         self._cache = _process.reference(cache)
         self._breaker = NO_BACKOFF
         self._failed_at_writing = False
+        self._abandoned: tuple[Job[Any], Instant] | None = None
 
     def reset(self) -> None:
         """Forget that the cache failed."""
         self._breaker = NO_BACKOFF
+        self._abandoned = None
 
-    def read(self, codec: Codec[R], *, has_token: bool) -> Flow[Record[R]]:
+    def read(self, codec: Codec[R], *, seconds: float) -> Flow[Record[R]]:
         """Return the record.
 
         Args:
             codec: of the record.
-            has_token: whether there is a valid token, so that the caller waits less.
+            seconds: the longest wait for one try.
 
         Raises:
             StoreDownError: the cache is down.
         """
-        return (yield from self._run(lambda: self._changed(codec, _leave, None), has_token, writes=False))
+        return (yield from self._run(lambda: self._changed(codec, _leave, None), seconds, writes=False))
 
     def change(
-        self, codec: Codec[R], decide: Decide[R], *, has_token: bool, seen: Record[R] | None = None
+        self, codec: Codec[R], decide: Decide[R], *, seconds: float, seen: Record[R] | None = None
     ) -> Flow[Record[R]]:
         """Replace the record by compare-and-swap, and return what is there afterwards.
 
         Args:
             codec: of the record.
             decide: makes the new record. It is called again if another process was quicker.
-            has_token: as for `read`.
+            seconds: as for `read`.
             seen: what the record was a moment ago: if it still is, it need not be read.
 
         Raises:
             StoreDownError: the cache is down.
         """
-        return (yield from self._run(lambda: self._changed(codec, decide, seen), has_token, writes=True))
+        return (yield from self._run(lambda: self._changed(codec, decide, seen), seconds, writes=True))
 
     def change_later(self, codec: Codec[R], decide: Decide[R]) -> None:
         """Do as `change`, and wait for nothing."""
@@ -121,13 +125,18 @@ class SharedStore:
             seen = None
         raise TimeoutError("other processes were quicker each time")
 
-    def _run(self, operation: Callable[[], Record[R]], has_token: bool, *, writes: bool) -> Flow[Record[R]]:
+    def _run(self, operation: Callable[[], Record[R]], seconds: float, *, writes: bool) -> Flow[Record[R]]:
+        self._check_abandoned(writes)
         before = self._breaker
         if before.remaining(now()):
             raise StoreDownError(is_new=before.count == 1)
-        seconds = SECONDS_WITH_TOKEN if has_token else SECONDS_WITHOUT
         for _ in range(2 if not before.count else 1):
-            outcome = yield from RunInThread(Job(operation), seconds)
+            job, started = Job(operation), now()
+            try:
+                outcome = yield from RunInThread(job, seconds)
+            except BaseException:
+                self._abandoned = job, started
+                raise
             if outcome.value is not None:
                 self._succeeded(writes)
                 return outcome.value
@@ -135,13 +144,21 @@ class SharedStore:
             self._failed(outcome.error or TimeoutError(), writes)
         raise StoreDownError(is_new=self._breaker.count == 1)
 
+    def _check_abandoned(self, writes: bool) -> None:
+        job, started = self._abandoned or (None, now())
+        if job is not None and job.is_running:
+            if now().since(started) <= SECONDS_WITHOUT:
+                return
+            self._failed(TimeoutError(), writes)
+        self._abandoned = None
+
     def _succeeded(self, writes: bool) -> None:
         # A full Redis, or a replica, can be read but not written.
         if self._breaker.count and (writes or not self._failed_at_writing):
             self._breaker = NO_BACKOFF
             logger.info("the token cache works again")
 
-    def _failed(self, error: Exception, writes: bool) -> None:
+    def _failed(self, error: BaseException, writes: bool) -> None:
         if not self._breaker.count:
             logger.warning(
                 "the token cache failed twice (%s: %s). Each process requests tokens alone until it works again",
@@ -152,5 +169,5 @@ class SharedStore:
         self._breaker = Backoff(self._breaker.count).longer(AFTER_FAILURE, now())
 
 
-def _leave(record: R | None) -> None:
-    return None
+def _leave(_record: R | None) -> None:
+    """Change nothing."""

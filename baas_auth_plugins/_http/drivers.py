@@ -35,6 +35,7 @@ __all__ = ["aperform", "arun", "perform", "run"]
 
 T = TypeVar("T")
 
+
 def run(flow: Flow[T], perform_effect: Callable[[Effect[Any]], Any] | None = None) -> T:
     """Run a flow to its end in this thread.
 

@@ -13,7 +13,17 @@ from .._lifecycle.fetch import Sender
 from .._oauth.origins import AllowedOrigins, Origin
 from .._oauth.token import now
 
-__all__ = ["Answer", "ApiRequest", "AuthParts", "ClosedAtAnswerError", "SendRequest", "after_answer", "attach", "authenticate", "closed_at_answer"]
+__all__ = [
+    "Answer",
+    "ApiRequest",
+    "AuthParts",
+    "ClosedAtAnswerError",
+    "SendRequest",
+    "after_answer",
+    "attach",
+    "authenticate",
+    "closed_at_answer",
+]
 
 
 class AuthParts(NamedTuple):
@@ -122,7 +132,7 @@ def after_answer(parts: AuthParts, acquired: Acquired, answer: Answer, sender: S
         replacement = yield from credentials.replacement(call, token, is_replayable=replayable)
     elif _was_taken_off(request) and request.is_replayable:
         yield from ReadResponse()
-        replacement = Acquired(token, is_minted=False)
+        replacement = Acquired(token, is_minted=False) if token.is_valid(now(), credentials.client.leeway) else None
     else:
         return
     if replacement is None:

@@ -18,14 +18,24 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from .._lifecycle.credentials import Acquired
+from .._lifecycle.credentials import CachedHeader, ClientCredentials
 from .._lifecycle.effects import ConnectionLostError, Effect, Flow, ReadResponse, SendTokenRequest, Stepper
 from .._oauth.messages import TokenResponse
-from .._oauth.origins import Origin
+from .._oauth.origins import AllowedOrigins, Origin
 from ..exceptions import InvalidTokenResponseError
 from .drivers import aperform, perform
 from .flow import Answer, AuthParts, ClosedAtAnswerError, SendRequest, after_answer, authenticate, closed_at_answer
-from .httpx_messages import BYTE_STREAMS, INSTALLED, NETWORK_ERRORS, RESPONSES, Outgoing, as_bytes, origin_of, request_of
+from .httpx_messages import (
+    BYTE_STREAMS,
+    INSTALLED,
+    NETWORK_ERRORS,
+    RESPONSES,
+    Outgoing,
+    as_bytes,
+    origin_of,
+    request_of,
+)
+from .network import tls_advice
 from .requests import LONGEST_DRAINED
 from .session_sender import SessionSender
 
@@ -48,12 +58,10 @@ _DRAIN_SECONDS = 1.0
 class HttpxAuth(_Auth):
     """What httpx and httpx2 need of an auth object."""
 
+    _credentials: ClientCredentials
+    _origins: AllowedOrigins
     _parts: AuthParts
     _sender: SessionSender
-
-    def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
-        """Authenticate one request of a sync client."""
-        return self._sync_flow(request, self._session_sender)
 
     def auth_flow(self, request: Any) -> Generator[Any, Any, None]:
         """Authenticate one request for another auth object that composes with this one.
@@ -66,27 +74,25 @@ class HttpxAuth(_Auth):
         """
         if _in_event_loop():
             raise TypeError(f"{type(self).__name__}.auth_flow would block the event loop; use async_auth_flow")
-        return self._sync_flow(request, self._sender)
+        return self.sync_auth_flow(request, self._sender)
 
-    @property
-    def _session_sender(self) -> SessionSender | None:
-        """What sends token requests; None for the caller's own client."""
-        return self._sender if self._sender.session is not None else None
-
-    def _sync_flow(self, request: Any, sender: SessionSender | None) -> Generator[Any, Any, None]:
-        cached, response, is_closed = self._cached(request), None, False
-        if cached is not None:
+    def sync_auth_flow(self, request: Any, sender: SessionSender | None = None) -> Generator[Any, Any, None]:
+        """Authenticate one request of a sync client."""
+        response: Any = None
+        is_closed, cached = False, self._credentials.cached_header()
+        if cached is not None and self._origins.is_home_url(request.url):
+            request.headers["Authorization"] = cached.header
             try:
                 response = yield request
             except GeneratorExit:
                 is_closed = True
             if is_closed:
-                closed_at_answer(self._parts, cached, _status_at_close(request))
+                closed_at_answer(self._parts, cached.acquired, _status_at_close(request))
                 return
             if response.status_code != 401:
                 return
-        exchange = _Exchange(self._parts.credentials.client.name, request)
-        steps = Stepper(exchange.flow(self._parts, cached, response, sender))
+        exchange = _Exchange(self._parts, request, sender or self._sender.if_given())
+        steps = Stepper(exchange.flow(cached, response))
         while (effect := steps.next()) is not None:
             try:
                 if isinstance(effect, SendRequest):
@@ -108,19 +114,21 @@ class HttpxAuth(_Auth):
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         """Authenticate one request of an async client, under asyncio or trio."""
-        cached, response, is_closed = self._cached(request), None, False
-        if cached is not None:
+        response: Any = None
+        is_closed, cached = False, self._credentials.cached_header()
+        if cached is not None and self._origins.is_home_url(request.url):
+            request.headers["Authorization"] = cached.header
             try:
                 response = yield request
             except GeneratorExit:
                 is_closed = True
             if is_closed:
-                closed_at_answer(self._parts, cached, _status_at_close(request))
+                closed_at_answer(self._parts, cached.acquired, _status_at_close(request))
                 return
             if response.status_code != 401:
                 return
-        exchange = _Exchange(self._parts.credentials.client.name, request)
-        steps = Stepper(exchange.flow(self._parts, cached, response, self._session_sender))
+        exchange = _Exchange(self._parts, request, self._sender.if_given())
+        steps = Stepper(exchange.flow(cached, response))
         while (effect := steps.next()) is not None:
             try:
                 if isinstance(effect, SendRequest):
@@ -139,14 +147,6 @@ class HttpxAuth(_Auth):
             if is_closed:
                 exchange.close(steps.flow, effect)
                 return
-
-    def _cached(self, request: Any) -> Acquired | None:
-        """Put the cached token on a request and return it, while it is fresh and the request goes to the home origin."""
-        cached = self._parts.credentials.cached_header()
-        if cached is None or not self._parts.origins.is_home_url(request.url):
-            return None
-        request.headers["Authorization"] = cached.header
-        return cached.acquired
 
 
 class HttpxRequest:
@@ -195,20 +195,19 @@ def _is_rewound(file: Any) -> bool:
 class _Exchange:
     """One API request on its way through a client, with the token requests and the answers that it needs."""
 
-    def __init__(self, provider: str, request: Any) -> None:
-        self._provider = provider
+    def __init__(self, parts: AuthParts, request: Any, sender: SessionSender | None) -> None:
+        self._parts = parts
         self._request = request
+        self._sender = sender
         self._sent: Any = request
         self._response: Any = None
         self._outgoing: Outgoing | None = None
 
-    def flow(
-        self, parts: AuthParts, acquired: Acquired | None, response: Any, sender: SessionSender | None
-    ) -> Flow[None]:
+    def flow(self, cached: CachedHeader | None, response: Any) -> Flow[None]:
         """Return the flow for the request; or the rest of it, after `response` to a request with the cached token."""
-        if acquired is None:
-            return authenticate(parts, HttpxRequest(self._request), sender)
-        return after_answer(parts, acquired, self.answered(response), sender)
+        if cached is None or response is None:
+            return authenticate(self._parts, HttpxRequest(self._request), self._sender)
+        return after_answer(self._parts, cached.acquired, self.answered(response), self._sender)
 
     def to_send(self, effect: SendRequest) -> Any:
         """Return the request to yield."""
@@ -222,16 +221,19 @@ class _Exchange:
 
     def outgoing(self, effect: SendTokenRequest, *, is_async: bool) -> Outgoing:
         """Return a token request to yield."""
-        self._outgoing = Outgoing(self._request, effect.request, self._provider, is_async=is_async)
+        self._outgoing = Outgoing(self._request, effect.request, self._parts.credentials.client.name, is_async=is_async)
         return self._outgoing
 
     def close(self, flow: Flow[None], effect: Effect[Any]) -> None:
         """Tell a flow why the client has closed it. The flow cannot go on; the client raises what happened."""
-        error, reason = sys.exception(), None
+        error = sys.exception()
+        reason: Exception | None = None
         if isinstance(effect, SendTokenRequest) and self._outgoing is not None:
             self._outgoing.wipe()
             lost = ConnectionLostError() if isinstance(error, Exception) else None
             reason = self._outgoing.refusal or lost
+            if error is not None and (advice := tls_advice(str(self._outgoing.raw.url), error)):
+                error.add_note(f"{self._provider}: {advice}")  # the error stays httpx's own
         elif isinstance(effect, SendRequest):
             reason = ClosedAtAnswerError(_status_at_close(self._sent))
         if reason is not None:

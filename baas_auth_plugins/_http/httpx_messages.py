@@ -39,7 +39,17 @@ else:
         """A body for every client that is installed, sync and async."""
 
 
-__all__ = ["BYTE_STREAMS", "INSTALLED", "RESPONSES", "Outgoing", "aclient_sender", "as_bytes", "client_sender", "origin_of", "request_of"]
+__all__ = [
+    "BYTE_STREAMS",
+    "INSTALLED",
+    "RESPONSES",
+    "Outgoing",
+    "aclient_sender",
+    "as_bytes",
+    "client_sender",
+    "origin_of",
+    "request_of",
+]
 
 BYTE_STREAMS = _Bytes.__bases__
 RESPONSES = tuple(package.Response for package in INSTALLED)
@@ -241,7 +251,7 @@ def network_errors(request: TokenRequest) -> Iterator[None]:
 def client_sender(client: Any) -> Sender:
     """Return what sends requests over an `httpx.Client` or `httpx2.Client`."""
 
-    def send(request: TokenRequest, is_wanted: Callable[[], bool]) -> TokenResponse:
+    def send(request: TokenRequest, _is_wanted: Callable[[], bool]) -> TokenResponse:
         outgoing = Outgoing(client.build_request("POST", request.url), request, is_async=False)
         try:
             with network_errors(request):

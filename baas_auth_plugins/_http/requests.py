@@ -18,9 +18,9 @@ from requests.utils import rewind_body
 from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError
 
-from .._lifecycle.credentials import Acquired
+from .._lifecycle.credentials import Acquired, ClientCredentials
 from .._lifecycle.effects import Effect, ReadResponse
-from .._oauth.origins import Origin, origin_of_url
+from .._oauth.origins import AllowedOrigins, Origin, origin_of_url
 from .drivers import perform, run
 from .flow import Answer, AuthParts, SendRequest, after_answer, attach
 from .session_sender import SessionSender, read_raw
@@ -34,17 +34,19 @@ _DRAIN_SECONDS = 1.0
 class RequestsAuth(requests.auth.AuthBase):
     """What requests needs of an auth object. Sync sessions of niquests work by duck typing."""
 
+    _credentials: ClientCredentials
+    _origins: AllowedOrigins
     _parts: AuthParts
     _sender: SessionSender
     _hook: AfterResponse | None = None
 
     def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
         """Attach the token, and watch the response for a 401."""
-        cached = self._parts.credentials.cached_header()
+        cached = self._credentials.cached_header()
         hook = self._hook
         if cached is not None and hook is not None and hook.acquired.token is cached.acquired.token:
             try:
-                if self._parts.origins.is_home(r.url) and not r.hooks["response"]:  # type: ignore[arg-type, union-attr]  # caught
+                if self._origins.is_home(r.url) and not r.hooks["response"]:  # type: ignore[arg-type]  # caught
                     r.headers["Authorization"] = cached.header
                     # A copy of a prepared request shares its hooks with the original: give it lists of its own.
                     r.hooks = {**r.hooks, "response": [hook]}
@@ -60,10 +62,12 @@ class RequestsAuth(requests.auth.AuthBase):
                 f" installed, their httpx2 equals; not {type(r).__module__}.{type(r).__name__}."
                 " For another client, use get_token() or call_with_token()"
             )
-        r.hooks = {event: [one for one in hooks if not isinstance(one, AfterResponse)] for event, hooks in r.hooks.items()}
+        r.hooks = {
+            event: [one for one in hooks if not isinstance(one, AfterResponse)] for event, hooks in r.hooks.items()
+        }
         acquired = run(attach(self._parts, PreparedRequest(r), self._sender))
         if acquired is not None:
-            r.register_hook("response", AfterResponse(self._parts, self._sender, acquired))
+            r.register_hook("response", AfterResponse(self._parts, self._sender, acquired))  # type: ignore[no-untyped-call]  # the stubs have no types for it
             self._hook = AfterResponse(self._parts, self._sender, Acquired(acquired.token, is_minted=False))
         return r
 
@@ -183,10 +187,11 @@ class _Exchange:
 
 def _add_cookies(replay: requests.PreparedRequest, response: requests.Response) -> None:
     """Send the cookies that the 401 set, unless the caller wrote the Cookie header by hand."""
-    jar, sent = replay._cookies, replay.headers.pop("Cookie", None)
-    if sent is not None and sent != get_cookie_header(jar, replay):  # type: ignore[arg-type, no-untyped-call]  # a request always has a jar
+    jar: Any = replay._cookies  # type: ignore[attr-defined]  # a prepared request has a jar; the stubs do not know it
+    sent = replay.headers.pop("Cookie", None)
+    if sent is not None and sent != get_cookie_header(jar, replay):  # type: ignore[no-untyped-call]  # the stubs have no types for it
         replay.headers["Cookie"] = sent
-    extract_cookies_to_jar(jar, response.request, response.raw)  # type: ignore[arg-type]  # as HTTPDigestAuth does
+    extract_cookies_to_jar(jar, response.request, response.raw)  # type: ignore[no-untyped-call]  # as HTTPDigestAuth does
     replay.prepare_cookies(jar)
 
 

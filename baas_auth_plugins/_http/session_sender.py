@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import requests
@@ -51,6 +52,10 @@ class SessionSender:
         """Whether a test tool has replaced what sends: some, such as requests-mock, want it in the caller's thread."""
         replaceable = (_Session.send, _Session.get_adapter, HTTPAdapter.send)
         return any(not function.__module__.startswith("requests.") for function in replaceable)
+
+    def if_given(self) -> SessionSender | None:
+        """Return this sender if the caller gave a session; None for the caller's own httpx client."""
+        return self if self.session is not None else None
 
     @property
     def user_agent(self) -> str:
@@ -97,8 +102,16 @@ def _send(session: requests.Session, request: TokenRequest, is_wanted: Callable[
     except InvalidTokenResponseError:  # which is a RequestException, too
         raise
     except (requests.RequestException, HTTPError, OSError) as error:
-        found = network_error(request, error)
+        found = network_error(request, error, has_certificate=_has_certificate(session))
         raise found from found.__cause__
+
+
+def _has_certificate(session: requests.Session) -> bool | None:
+    """Return whether a session has a client certificate; None where an adapter's SSL context may have one."""
+    if session.cert:
+        return True
+    pools = (getattr(adapter, "poolmanager", None) for adapter in session.adapters.values())
+    return None if any("ssl_context" in getattr(pool, "connection_pool_kw", ()) for pool in pools) else False
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -110,7 +123,8 @@ def _twin(session: requests.Session) -> requests.Session:
     twin = object.__new__(type(session))
     vars(twin).update(vars(session))
     _isolate(twin)
-    twin.adapters = type(session.adapters)((prefix, _once(adapter)) for prefix, adapter in session.adapters.items())
+    adapters: Any = type(session.adapters)  # the class's own mapping: an OrderedDict, or a tool's
+    twin.adapters = adapters((prefix, _once(adapter)) for prefix, adapter in session.adapters.items())
     return twin
 
 
@@ -121,12 +135,12 @@ def _isolate(session: Any) -> None:
     session.hooks = default_hooks()
     session.auth = None
     session.params = {}
-    cache = getattr(session, "cache", None)
+    cache: Any = getattr(session, "cache", None)
     if hasattr(cache, "_settings"):  # requests-cache: neither read nor write it
         session.cache = copy.copy(cache)
         session.cache._settings = copy.copy(cache._settings)
         session.cache._settings.disabled = True
-    session.get_redirect_target = lambda response: None
+    session.get_redirect_target = lambda _response: None
 
 
 def _once(adapter: Any) -> Any:
@@ -175,5 +189,9 @@ def _reader(raw: Any) -> Callable[[int], bytes]:
             read(0, **arguments)
         except TypeError:
             continue
-        return lambda size, read=read, arguments=arguments: bytes(read(size, **arguments))
+        return partial(_read, read, arguments)
     raise requests.exceptions.ContentDecodingError("the response has no body that can be read")
+
+
+def _read(read: Callable[..., bytes], arguments: dict[str, Any], size: int) -> bytes:
+    return bytes(read(size, **arguments))

@@ -20,7 +20,7 @@ class Decision(enum.Enum):
     """What a caller that wants to request a token may do."""
 
     LEAD = "send a token request"
-    ADOPTED = "use the token that another process requested"
+    ADOPTED = "use the token, or the error, that another process got"
     BUSY = "serve the valid token; another process renews it"
 
 
@@ -82,7 +82,6 @@ class Coordinator(Protocol):
         """Get the right to send a token request, or take over what another process got.
 
         Raises:
-            TokenEndpointError: another process was refused, or failed while this one waited for it.
             OutOfTimeError: another process still works at the deadline.
         """
 
@@ -92,12 +91,16 @@ class Coordinator(Protocol):
     def answered(self, request: str) -> Flow[None]:
         """Count a token request from now on, when its answer came."""
 
-    def publish(
-        self, transition: Transition, epoch: int | None = None, *, keeps_lead: bool = False
-    ) -> Flow[None]:
-        """Change the state, for this process at once and for all others, and give the lead back unless it is kept."""
+    def publish(self, transition: Transition, epoch: int | None = None, *, ends_lead: bool = False) -> Flow[None]:
+        """Change the state, for this process at once and for all others.
 
-    def publish_later(self, transition: Transition) -> None:
+        Args:
+            transition: the change.
+            epoch: of the state; nothing changes if it was reset since.
+            ends_lead: whether the caller led, and gives the lead back.
+        """
+
+    def publish_later(self, transition: Transition, epoch: int | None = None, *, ends_lead: bool = False) -> None:
         """Do as `publish`, where the caller can wait for nothing any more."""
 
     def look(self, deadline: float) -> Flow[None]:
@@ -137,17 +140,15 @@ class LocalCoordinator:
         return
         yield
 
-    def publish(
-        self, transition: Transition, epoch: int | None = None, *, keeps_lead: bool = False
-    ) -> Flow[None]:
+    def publish(self, transition: Transition, epoch: int | None = None, *, ends_lead: bool = False) -> Flow[None]:
         """Change the state."""
         self._local.apply(transition, epoch)
         return
         yield
 
-    def publish_later(self, transition: Transition) -> None:
+    def publish_later(self, transition: Transition, epoch: int | None = None, *, ends_lead: bool = False) -> None:
         """Change the state."""
-        self._local.apply(transition)
+        self._local.apply(transition, epoch)
 
     def look(self, deadline: float) -> Flow[None]:
         """Do nothing: no other process knows more."""

@@ -19,12 +19,12 @@ from .._oauth.token import Instant, Token, now
 from ..exceptions import (
     BaaSAuthError,
     ConfigurationError,
-    InvalidClientError,
+    InvalidTokenResponseError,
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
 from .effects import Flow, Job, ReadResponse, RunInThread, Sleep
-from .fetch import Call, Sender, backoff, send, unreachable
+from .fetch import Call, Sender, backoff, refused, send, unreachable
 from .source import TokenSource
 from .state import TokenState
 
@@ -35,12 +35,14 @@ Secret = str | Callable[[], str]
 _TO_INVALIDATE = 4.0  # seconds to read and write a shared cache
 
 
-class SecretRotatedError(BaaSAuthError):
-    """The callable returned another secret than the one that the source belongs to."""
+class SecretRotatedError(Exception):
+    """The callable returned another secret than the one that the source belongs to.
 
-    def __init__(self, reader: ClientCredentials, successor: TokenSource) -> None:
+    It concerns this auth object alone. So it is no `BaaSAuthError`: a leader hands over, and its waiters do not get it.
+    """
+
+    def __init__(self, successor: TokenSource) -> None:
         super().__init__("client_secret was rotated")
-        self.reader = reader
         self.successor = successor
 
 
@@ -59,6 +61,9 @@ class CachedHeader(NamedTuple):
     state: TokenState
     since: float
     until: Instant
+
+    def __repr__(self) -> str:
+        return f"CachedHeader(acquired={self.acquired!r})"  # the header holds the token
 
 
 class ClientCredentials:
@@ -156,8 +161,6 @@ class ClientCredentials:
 
     def _acquire_after_rotation(self, call: Call, source: TokenSource, rotated: SecretRotatedError) -> Flow[Token]:
         """Move on to the new secret's source, once. Until it has a token, the old valid one is served."""
-        if rotated.reader is not self:  # another auth object's secret was rotated; ours was not: try again
-            return (yield from source.acquire(call))
         call.has_rotated = True
         at, client = now(), self.client
         valid = source.local.value.usable(call.rejected, client.leeway, at)
@@ -177,7 +180,9 @@ class ClientCredentials:
 
     def _cache_header(self, token: Token) -> None:
         source, cached = self._source, self._cached
-        if source is None or (cached is not None and cached.acquired.token is token and cached.state is source.local.value):
+        if source is None or (
+            cached is not None and cached.acquired.token is token and cached.state is source.local.value
+        ):
             return
         state = source.local.value
         if state.token is token:
@@ -243,14 +248,16 @@ class ClientCredentials:
         while True:
             secret = yield from self._read_secret(call)
             request: TokenRequest = self.client.request_about(endpoint, query, secret, call.user_agent)
+            error: TokenEndpointUnavailableError | None = None
             try:
                 response = yield from send(call.sender, request)
             except NetworkError as failure:
                 error = unreachable(self.client, failure)
+            except InvalidTokenResponseError as problem:
+                raise refused(self.client, problem) from None
             else:
                 if response.status_code not in (500, 502, 503, 504):
                     return response, (secret, basic_value(self.client, secret))
-                error = None
             failures += 1
             wait = backoff(failures)
             if failures > 3 or now().monotonic + wait > call.deadline or (error is not None and error._is_final):
@@ -278,7 +285,7 @@ class ClientCredentials:
     def _check_rotation(self, call: Call, secret: str) -> None:
         if not isinstance(self.secret, str) and (successor := self._find_source(secret)).key != call.key:
             call.secret = secret
-            raise SecretRotatedError(self, successor)
+            raise SecretRotatedError(successor)
 
     def _resolve(self, call: Call) -> Flow[TokenSource]:
         """Return the source of the secret in force; read the secret at first use."""

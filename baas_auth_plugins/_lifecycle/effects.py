@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from .._oauth.messages import TokenRequest, TokenResponse
@@ -125,7 +125,7 @@ class BlockedError(Exception):
 class Outcome(Generic[T]):
     """What became of a function in a thread: its value, its error, or neither in time."""
 
-    value: T | None = None
+    value: T | None = field(default=None, repr=False)  # a client secret, or a token response
     error: BaseException | None = None
     is_timeout: bool = False
 

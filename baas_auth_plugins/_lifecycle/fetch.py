@@ -27,7 +27,19 @@ from .rate_limit import RateLimiter
 from .single_flight import Flight, OutOfTimeError
 from .state import TokenState
 
-__all__ = ["RETRIED", "RETRIES", "Call", "SecretReader", "Sender", "Work", "backoff", "fetch", "send", "unreachable"]
+__all__ = [
+    "RETRIED",
+    "RETRIES",
+    "Call",
+    "SecretReader",
+    "Sender",
+    "Work",
+    "backoff",
+    "fetch",
+    "refused",
+    "send",
+    "unreachable",
+]
 
 logger = logging.getLogger("baas_auth_plugins")
 
@@ -47,14 +59,15 @@ class SecretReader(Protocol):
         """Return the secret of the source's key.
 
         Raises:
-            BaaSAuthError: it cannot be read, or it was rotated.
+            BaaSAuthError: it cannot be read.
+            SecretRotatedError: it was rotated.
         """
 
     def check_after_refusal(self, call: Call) -> Flow[None]:
         """Read the secret again after an `InvalidClientError`.
 
         Raises:
-            BaaSAuthError: it was rotated.
+            SecretRotatedError: it was rotated.
         """
 
 
@@ -155,12 +168,14 @@ class Work:
         flight: the flight that it leads.
         token: the valid token that is due for renewal, if there is one.
         deadline: moment on the monotonic clock until which it may take.
+        epoch: of the state. After a reset nothing of this work is kept.
         retries: how often an attempt that failed is repeated.
     """
 
     __slots__ = (
         "call",
         "deadline",
+        "epoch",
         "flight",
         "is_urgent",
         "leeway",
@@ -171,9 +186,12 @@ class Work:
         "waited",
     )
 
-    def __init__(self, call: Call, flight: Flight, token: Token | None, deadline: float, retries: int) -> None:
+    def __init__(
+        self, call: Call, flight: Flight, token: Token | None, deadline: float, *, epoch: int, retries: int
+    ) -> None:
         self.call = call
         self.token = token
+        self.epoch = epoch
         self.is_urgent = token is None
         self.flight = flight
         self.deadline = deadline
@@ -230,7 +248,8 @@ def fetch(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[To
             raise raised
         wait = max(raised.retry_after or 0.0, backoff(failures + limits))
         at = now()
-        yield from coordinator.publish(partial(TokenState.waiting, seconds=wait, now=at), keeps_lead=True)
+        waiting = partial(TokenState.waiting, seconds=wait, now=at)
+        yield from coordinator.publish(waiting, work.epoch)
         yield from work.wait(wait, raised)
     return None
 
@@ -263,10 +282,7 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
     except NetworkError as failure:
         raise unreachable(client, failure) from failure.__cause__
     except InvalidTokenResponseError as problem:
-        if not problem.provider:
-            problem.args = (f"{client.name}: the token response of {client.host} is refused: {problem}",)
-            problem.provider = client.name
-        raise problem from None
+        raise refused(client, problem) from None
     finally:
         limiter.count(number, now())
     yield from coordinator.answered(number)
@@ -277,7 +293,7 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
         raise
     except TokenEndpointError as error:
         if error.retry_after:
-            limiter.block(error.retry_after, now())
+            limiter.block(error.retry_after, now(), number)
         raise
 
 
@@ -289,7 +305,9 @@ def send(sender: Sender | None, request: TokenRequest) -> Flow[TokenResponse]:
     """
     if sender is None:
         return (yield from SendTokenRequest(request))
-    job: Job[TokenResponse] = Job(lambda: sender(request, lambda: not job.is_abandoned), in_thread=not getattr(sender, "is_replaced", False))
+    job: Job[TokenResponse] = Job(
+        lambda: sender(request, lambda: not job.is_abandoned), in_thread=not getattr(sender, "is_replaced", False)
+    )
     outcome = yield from RunInThread(job, request.timeout)
     if outcome.is_timeout:
         raise NetworkError(f"no complete answer within {request.timeout:g} s")
@@ -308,10 +326,18 @@ def _limited(client: OAuthClient, limiter: RateLimiter, wait: float) -> RateLimi
     return RateLimitError(text, provider=client.name, retry_after=wait)
 
 
+def refused(client: OAuthClient, problem: InvalidTokenResponseError) -> InvalidTokenResponseError:
+    """Return the problem of a response that was not read, with the provider's name and the host."""
+    if not problem.provider:
+        problem.args = (f"{client.name}: the response of {client.host} is refused: {problem}",)
+        problem.provider = client.name
+    return problem
+
+
 def unreachable(client: OAuthClient, failure: NetworkError) -> TokenEndpointUnavailableError:
     text = f"{client.name}: {client.host} cannot be reached: {failure.reason}"
-    if failure.is_certificate:
-        text += ". Pass a requests.Session with your CA (verify) or client certificate (cert) as session="
+    if failure.advice:
+        text += f". {failure.advice}"
     error = TokenEndpointUnavailableError(text, provider=client.name)
     error._is_final = failure.is_certificate
     return error

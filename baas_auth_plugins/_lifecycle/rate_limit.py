@@ -77,15 +77,18 @@ class RateLimiter:
         limit: (requests, seconds), or None.
     """
 
-    __slots__ = ("__weakref__", "limit", "limits")
+    __slots__ = ("__weakref__", "_epoch", "limit", "limits")
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
         self.limits = RateLimits()
+        self._epoch = 0
 
     def reset(self) -> None:
-        """Forget everything."""
-        self.limits = RateLimits()
+        """Forget everything. A token request under way does not count any more."""
+        with lock():
+            self._epoch += 1
+            self.limits = RateLimits()
 
     def wait(self, now: Instant) -> float:
         """Return the seconds until a token request may be sent."""
@@ -93,14 +96,26 @@ class RateLimiter:
 
     def new_request(self) -> str:
         """Return an id for a token request."""
-        return f"{process_id()}:{next(_numbers)}"
+        return f"{process_id()}:{next(_numbers)}:{self._epoch}"
 
     def count(self, request: str, now: Instant) -> None:
         """Count a token request from now on."""
         with lock():
-            self.limits = self.limits.counting(request, self.limit, now.monotonic, now)
+            if self._is_known(request):
+                self.limits = self.limits.counting(request, self.limit, now.monotonic, now)
 
-    def block(self, seconds: float, now: Instant) -> None:
-        """Send no token request for so many seconds."""
+    def block(self, seconds: float, now: Instant, request: str | None = None) -> None:
+        """Send no token request for so many seconds.
+
+        Args:
+            seconds: the length.
+            now: this moment.
+            request: the token request whose answer says so.
+        """
         with lock():
-            self.limits = self.limits.blocking(seconds, now)
+            if request is None or self._is_known(request):
+                self.limits = self.limits.blocking(seconds, now)
+
+    def _is_known(self, request: str) -> bool:
+        """Return whether a token request was sent after the last reset."""
+        return request.endswith(f":{self._epoch}")

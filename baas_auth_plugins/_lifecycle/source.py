@@ -78,10 +78,12 @@ class TokenSource:
             ConfigurationError: the client secret, or a function of the declaration, is wrong.
         """
         call.key = self.key
-        started, tried = now(), False
+        started, tried, generation = now(), False, self.local.value.generation
         failure: BaaSAuthError | None = None
         for _ in range(_ROUNDS):
             state, at = self.local.value, now()
+            if state.generation > generation:
+                call.rejected = None  # an issuer may hand out the rejected token again
             token = state.usable(call.rejected, call.client.leeway, at)
             phase = Phase.EXPIRED if token is None else token.phase(at, call.client.leeway)
             if token is not None and phase is Phase.FRESH:
@@ -131,29 +133,30 @@ class TokenSource:
         epoch = self.local.epoch
         try:
             retries = 0 if before.is_failing(request.started) else RETRIES
-            work = Work(call, flight, token, deadline, retries)
+            work = Work(call, flight, token, deadline, epoch=epoch, retries=retries)
             new = yield from fetch(work, self._coordinator, self.limiter)
         except ConnectionLostError:  # nothing may be yielded any more
             lost = no_token(self._provider, "the connection to the token endpoint was lost")
-            self._coordinator.publish_later(_unchanged if token is None else request.failed(lost, is_urgent=False))
+            failed = _unchanged if token is None else request.failed(lost, is_urgent=False)
+            self._coordinator.publish_later(failed, epoch, ends_lead=True)
             self._report_failure(request, lost)
             raise
         except (TokenEndpointError, ConfigurationError) as error:
-            yield from self._coordinator.publish(request.failed(error, is_urgent=token is None), epoch)
+            yield from self._coordinator.publish(request.failed(error, is_urgent=token is None), epoch, ends_lead=True)
             self._report_failure(request, error)
             raise
         except OutOfTimeError:
-            yield from self._coordinator.publish(_unchanged, epoch)
+            yield from self._coordinator.publish(_unchanged, epoch, ends_lead=True)
             raise
         except BaseException:  # cancelled, closed or interrupted
-            self._coordinator.publish_later(_unchanged)
+            self._coordinator.publish_later(_unchanged, epoch, ends_lead=True)
             raise
         if new is None:
             self._look_again_soon(token)
             return
         call.minted = new
         self._report_success(request, new)
-        yield from self._coordinator.publish(request.renewed(new), epoch)
+        yield from self._coordinator.publish(request.renewed(new), epoch, ends_lead=True)
 
     def _reason(self, state: TokenState, call: Call, token: Token | None) -> str:
         if token is not None:
@@ -257,7 +260,9 @@ class TokenSource:
         """The API accepted the replay of the call that had this token requested: the back-off ends."""
         state = self.local.value
         if _holds(state, token) and state.verdict is not Verdict.ACCEPTED:
-            yield from self._coordinator.publish(lambda state: state.with_acceptance() if _holds(state, token) else state)
+            yield from self._coordinator.publish(
+                lambda state: state.with_acceptance() if _holds(state, token) else state
+            )
 
     def replay_rejected(self, call: Call, token: Token) -> Flow[None]:
         """The API rejected that replay, too: token requests because of 401s back off, unless another token came."""
@@ -331,8 +336,9 @@ class _Request:
         at = now()
         is_gateways = isinstance(error, TokenEndpointError) and not error._is_local
         waits = isinstance(error, RateLimitError) and error.retry_after is not None
+        seconds = getattr(error, "retry_after", None) or 0.0
         if is_urgent and waits:
-            return lambda state: state.waiting(error.retry_after or 0.0, at)
+            return lambda state: state.waiting(seconds, at)
         if is_urgent and not is_gateways:
             return _unchanged  # another caller's secret may be right
 
@@ -345,7 +351,7 @@ class _Request:
                 urgent=is_urgent,
                 now=at,
             )
-            return failed.paused(getattr(error, "retry_after", None) or 0.0, at)
+            return failed.paused(seconds, at)
 
         return transition
 

@@ -8,6 +8,7 @@ exhaustive search over two and three processes with lost, late and ambiguous wri
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -43,7 +44,7 @@ class Backoff(NamedTuple):
         seconds: its length.
     """
 
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # hides tuple.count, which means nothing for a back-off
     since: Instant = _NEVER
     seconds: float = 0.0
 
@@ -126,9 +127,9 @@ class TokenState:
         failure = self.failure
         return failure.error.own_copy() if failure is not None and failure.pause.remaining(now) else None
 
-    def leased_by_other(self, owner: str, now: Instant) -> float:
-        """Return the seconds for which another owner's lease runs."""
-        return 0.0 if self.lease is None or self.lease.owner == owner else self.lease.remaining(now)
+    def leased_by_other(self, name: str, now: Instant) -> float:
+        """Return the seconds for which another coordinator's lease runs; the owner of one's own begins with `name`."""
+        return 0.0 if self.lease is None or self.lease.owner.startswith(name) else self.lease.remaining(now)
 
     def usable(self, rejected: Token | None, leeway: float, now: Instant) -> Token | None:
         """Return the token if it may be sent: it is valid, and not the one that was rejected."""
@@ -230,8 +231,9 @@ def merged(local: TokenState, shared: TokenState | None, now: Instant) -> TokenS
     if shared is None:
         return replace(local, lease=None)
     if local.generation != shared.generation:
-        newer = local if local.generation > shared.generation else shared
-        winner = newer
+        newer, older = (local, shared) if local.generation > shared.generation else (shared, local)
+        # A record that expired, or was lost, starts anew with a lower generation than some processes know.
+        winner = older if _replaces_expired(older, newer, now) else newer
     elif _same(local.token, shared.token):
         winner = _united(local, shared, now)
     else:  # both tokens were issued while the cache was down
@@ -243,6 +245,12 @@ def merged(local: TokenState, shared: TokenState | None, now: Instant) -> TokenS
         if shared_gone and not keep_local:
             winner = replace(winner, token=None)
     return replace(winner, lease=shared.lease)
+
+
+def _replaces_expired(older: TokenState, newer: TokenState, now: Instant) -> bool:
+    """Return whether the newer state's token has expired, and the older one's is valid for callers of any leeway."""
+    has_expired = newer.token is not None and not newer.token.is_valid(now, math.inf)
+    return has_expired and older.usable(None, math.inf, now) is not None and not _is_gone(older.token, newer.dropped)
 
 
 def _same(one: Token | None, other: Token | None) -> bool:

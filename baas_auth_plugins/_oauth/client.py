@@ -125,7 +125,9 @@ class OAuthClient(NamedTuple):
         except BaaSAuthError:
             raise
         except Exception as error:
-            raise ConfigurationError(f"{self.name}: token_endpoint_auth_method raised {type(error).__name__}") from error
+            raise ConfigurationError(
+                f"{self.name}: token_endpoint_auth_method raised {type(error).__name__}"
+            ) from error
         if origin_of_url(url) != origin_of_url(endpoint) or not isinstance(body, str):
             raise ConfigurationError(f"{self.name}: token_endpoint_auth_method must return (url, headers, body)")
         return url, headers, body

@@ -118,15 +118,15 @@ class AllowedOrigins:
         further: the others.
     """
 
-    __slots__ = ("_all", "_home", "_home_prefix", "_home_url", "_provider", "_warned")
+    __slots__ = ("_all", "_home", "_port", "_prefix", "_provider", "_raw_host", "_scheme", "_warned")
 
     def __init__(self, provider: str, home: Origin, further: Iterable[Origin]) -> None:
         self._provider = provider
         self._home = home
         self._all = frozenset({home, *further})
-        self._home_prefix = f"{text_of(home)}/"
-        scheme, host, port = home
-        self._home_url = (scheme, host.encode("ascii"), None if port == _DEFAULT_PORTS[scheme] else port)
+        self._prefix = f"{text_of(home)}/"
+        self._scheme, host, port = home
+        self._raw_host, self._port = host.encode("ascii"), None if port == _DEFAULT_PORTS[self._scheme] else port
         self._warned: frozenset[Origin | None] = frozenset()
 
     @property
@@ -141,11 +141,12 @@ class AllowedOrigins:
 
     def is_home(self, url: str) -> bool:
         """Return whether a URL surely begins with the token endpoint's origin: a comparison, for the cached call."""
-        return url.startswith(self._home_prefix)
+        return url.startswith(self._prefix)
 
     def is_home_url(self, url: Any) -> bool:
         """Do as `is_home`, for a URL object of httpx."""
-        return (url.scheme, url.raw_host, url.port) == self._home_url
+        matches: bool = url.raw_host == self._raw_host and url.port == self._port and url.scheme == self._scheme
+        return matches
 
     def allow(self, candidate: Origin | None) -> bool:
         """Return whether a request to this origin gets the token; log a warning at the first request that does not."""

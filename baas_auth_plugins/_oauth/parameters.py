@@ -62,7 +62,8 @@ def base_url(provider: Provider, environment: object, value: str | None) -> tupl
         raise ConfigurationError(f"base_url is required by {provider.name}: pass the origin that the gateway gave you")
     if not isinstance(environment, str) or environment not in provider.environments:
         known = " or ".join(repr(name) for name in provider.environments)
-        raise ConfigurationError(f"environment must be {known} for {provider.name}, not {environment!r}")
+        # The value is not quoted: a misplaced secret would be in the message.
+        raise ConfigurationError(f"environment must be {known} for {provider.name}")
     return parse_origin("base_url", provider.environments[environment])
 
 

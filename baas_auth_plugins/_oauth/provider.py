@@ -69,6 +69,8 @@ class Provider:
     revocation_endpoint: str | None = None
     api_origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     read_token_response: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
+    identity: str = field(init=False, repr=False, compare=False)
+    """The whole declaration as text, the same in each process: a part of the cache key."""
 
     def __post_init__(self) -> None:
         self._check_texts()
@@ -87,16 +89,12 @@ class Provider:
         limit = self.token_rate_limit
         if limit is not None and not (isinstance(limit, tuple) and len(limit) == 2 and all(map(_is_positive, limit))):
             raise self._wrong("token_rate_limit", "must be (requests, seconds), such as (10, 60), or None")
-        for name in ("token_endpoint_auth_method", "read_token_response"):
-            function = getattr(self, name)
-            if function is not None and not isinstance(function, str):
-                self._check_function(name, function)
-
-    @property
-    def identity(self) -> str:
-        """The whole declaration as text, the same in each process: a part of the cache key."""
-        declared = {one.name: getattr(self, one.name) for one in fields(self)}
-        return json.dumps(declared, default=_name_of, sort_keys=True)
+        if not isinstance(method, str):
+            self._check_function("token_endpoint_auth_method", method)
+        if self.read_token_response is not None:
+            self._check_function("read_token_response", self.read_token_response)
+        declared = {one.name: getattr(self, one.name) for one in fields(self) if one.init}
+        object.__setattr__(self, "identity", json.dumps(declared, default=_name_of, sort_keys=True))
 
     def _wrong(self, name: str, problem: str) -> ConfigurationError:
         return ConfigurationError(f"provider {self.name!r}: {name} {problem}")

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn, Self
+
 __all__ = ["SCOPE_TOKEN", "Instant", "Phase", "Token", "digest", "now"]
 
 _LONGEST_TOKEN = 16_384

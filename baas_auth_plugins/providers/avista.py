@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..client_auth import client_secret_json
 from .._oauth.provider import Provider
 from ..auth import OAuth2ClientCredentialsAuth
+from ..client_auth import client_secret_json
 
 __all__ = ["AvistaAuth", "NTXPayAuth"]
 

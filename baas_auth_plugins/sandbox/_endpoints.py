@@ -20,7 +20,7 @@ from ._shapes import shape_of
 from ._token_request import Claim, basic_claim, check_headers, read_claim, read_named_claim
 from ._tokens import IssuedToken, TokenStore, iso, json_number
 
-__all__ = ["Endpoints"]
+__all__ = ["Endpoints", "issued", "refused"]
 
 _MOST_WINDOWS = 1000
 
@@ -75,19 +75,15 @@ class Endpoints:
         if self.single_active_token:
             for previous in self._tokens.valid(self._clock(), provider=provider.name, client_id=client_id):
                 previous.revoked = True
-        dialect = dialect_of(provider)
         token = self._tokens.issue(
             provider.name,
             client_id,
             scope,
             now=self._clock(),
             expires_in=provider.default_expires_in if self.expires_in is None else self.expires_in,
-            opaque=dialect.opaque_tokens,
+            opaque=dialect_of(provider).opaque_tokens,
         )
-        content = _token_response(token, shows_issued_at=dialect.shows_issued_at)
-        if provider.read_token_response is not None:
-            content |= _further_names(token)
-        return json_response(200, content)
+        return issued(token, provider)
 
     def _check_rate(self, provider: Provider, client_id: str) -> None:
         if not self.enforce_rate_limits or provider.token_rate_limit is None:
@@ -181,16 +177,29 @@ class Endpoints:
         return json_response(200, content)
 
     def _refuse(self, refusal: RefusedError, kind: Kind, provider: Provider | None) -> Response:
-        dialect = dialect_of(provider)
-        headers: list[tuple[str, str]] = []
-        if refusal.status == 401 and (kind == "api" or dialect.challenges_client):
-            headers.append(("WWW-Authenticate", "Bearer" if kind == "api" else "Basic"))
-        if refusal.status == 405:
-            headers.append(("Allow", "POST"))
-        if refusal.retry_after is not None:
-            headers.append(("Retry-After", str(refusal.retry_after)))
-        content = dialect.error(refusal, iso(self._clock()), provider)
-        return replace(json_response(refusal.status, content, tuple(headers)), problem=refusal.why)
+        return refused(refusal, kind, provider, self._clock())
+
+
+def refused(refusal: RefusedError, kind: Kind, provider: Provider | None, now: float) -> Response:
+    """Return the answer that refuses a request, as the gateway's page shows it."""
+    dialect = dialect_of(provider)
+    headers: list[tuple[str, str]] = []
+    if refusal.status == 401 and (kind == "api" or dialect.challenges_client):
+        headers.append(("WWW-Authenticate", "Bearer" if kind == "api" else "Basic"))
+    if refusal.status == 405:
+        headers.append(("Allow", "POST"))
+    if refusal.retry_after is not None:
+        headers.append(("Retry-After", str(refusal.retry_after)))
+    content = dialect.error(refusal, iso(now), provider)
+    return replace(json_response(refusal.status, content, tuple(headers)), problem=refusal.why)
+
+
+def issued(token: IssuedToken, provider: Provider) -> Response:
+    """Return the answer that issues a token, as the gateway's page shows it."""
+    content = _token_response(token, shows_issued_at=dialect_of(provider).shows_issued_at)
+    if provider.read_token_response is not None:
+        content |= _further_names(token)
+    return json_response(200, content)
 
 
 def _invalid_token(why: str) -> RefusedError:

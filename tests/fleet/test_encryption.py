@@ -39,7 +39,7 @@ def assert_sealed(server: RedisServer, *secrets: str) -> None:
         assert secret.encode() not in everything
         assert base64.b64encode(secret.encode()) not in everything
     for key in values:
-        assert re.fullmatch(rb"baas-auth:v1:[0-9a-f]{32,}", key)
+        assert re.fullmatch(rb"baas-auth:v2:[0-9a-f]{64}", key)
 
 
 def test_encrypted_at_rest(join: Join, server: RedisServer, sandbox: Sandbox, fleet_clock: FleetClock) -> None:

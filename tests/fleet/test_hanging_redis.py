@@ -165,7 +165,7 @@ def test_interpreter_exits_while_redis_hangs(server: RedisServer, sandbox: Sandb
         cache = RedisTokenCache(redis.Redis("{LOOPBACK}", {server.port}))
         auth = BS2Auth({sandbox.client_id!r}, {sandbox.client_secret!r}, scope="cob.read", base_url={sandbox.url!r}, cache=cache)
         threading.Thread(target=auth.get_token, daemon=True).start()
-        while not any(thread.name == "baas-auth-cache" for thread in threading.enumerate()):
+        while not any(thread.name == "baas-auth" for thread in threading.enumerate()):
             pass
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]

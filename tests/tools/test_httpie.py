@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("httpie")
+
 from baas_auth_plugins import PROVIDERS, AxiaAuth, OAuth2ClientCredentialsAuth
 from baas_auth_plugins.sandbox import Sandbox
 
