@@ -118,7 +118,8 @@ def run_script(
     code: str, gateways: Sandbox, *, folder: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run an example as a script of its own."""
-    return _python(["-c", on_sandbox(code, gateways)], folder, variables(gateways) | environment)
+    arguments = ["-W", "error", "-c", on_sandbox(code, gateways)]
+    return _python(arguments, folder, variables(gateways) | environment)
 
 
 def run_page(one: Page, gateways: Sandbox, folder: Path) -> None:
@@ -165,7 +166,7 @@ def _run_tests(tests: list[str], folder: Path, environment: dict[str, str]) -> N
 
 def _python(arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", *arguments],
+        [sys.executable, *arguments],
         env=environment,
         check=False,
         capture_output=True,
