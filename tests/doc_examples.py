@@ -34,7 +34,7 @@ STUBS = Path(__file__).parent / "doc_stubs"
 
 _BLOCK = re.compile(
     r"(?:^[ ]*<!--[ ](?P<marker>file|not[ ]run):[ ](?P<value>.*?)[ ]-->\n+)?"
-    r"^(?P<indent>[ ]*)```(?P<language>[\w{}-]*)\n(?P<code>.*?)^(?P=indent)```[ ]*$",
+    r"^(?P<indent>[ ]*)```(?P<language>[^\s`]*)[^`\n]*\n(?P<code>.*?)^(?P=indent)```[ ]*$",
     re.DOTALL | re.MULTILINE,
 )
 _NEEDS = re.compile(r"<!-- page needs: (.*?) -->")

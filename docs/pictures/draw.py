@@ -77,13 +77,14 @@ def timeline() -> str:
 
 
 HOUSE = (
-    ("face", ("cli", "sandbox", "testing", "httpie", "opentelemetry"), "what uses the package"),
-    ("face", ("providers", "introspection", "auth"), "the public face"),
-    ("room", ("_http", "_fleet"), "over which client; which process"),
+    ("face", ("cli", "httpie_plugin", "opentelemetry", "testing"), "what uses the package"),
+    ("face", ("sandbox", "providers", "introspection", "auth"), "the public face"),
+    ("room", ("_http", "_fleet"), "over which client; which process sends"),
     ("room", ("_lifecycle",), "when a token is requested"),
     ("room", ("_oauth", "cache"), "what is sent and read; where tokens are kept"),
-    ("ground", ("_process", "exceptions", "events"), "the ground"),
+    ("ground", ("client_auth", "events", "exceptions", "_process"), "the ground"),
 )
+"""Kind, rooms and words of each floor, from the top."""
 
 
 def house() -> str:
