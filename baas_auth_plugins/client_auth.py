@@ -31,7 +31,19 @@ Headers = MutableMapping[str, str]
 Prepared = tuple[str, Headers, str]
 
 _ALGORITHMS = {
-    "private_key_jwt": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"),
+    "private_key_jwt": (
+        "RS256",
+        "RS384",
+        "RS512",
+        "PS256",
+        "PS384",
+        "PS512",
+        "ES256",
+        "ES384",
+        "ES512",
+        "EdDSA",
+        "Ed25519",
+    ),
     "client_secret_jwt": ("HS256", "HS384", "HS512"),
 }
 
@@ -89,7 +101,9 @@ class SignedAssertion:
         try:
             client.client_secret = key = self._key(secret)
             header = ({"kid": key.kid} if key.kid else {}) | dict(self.headers)
-            sign = (PrivateKeyJWT if self.method == "private_key_jwt" else ClientSecretJWT)(headers=header, alg=self.alg)
+            sign = (PrivateKeyJWT if self.method == "private_key_jwt" else ClientSecretJWT)(
+                headers=header, alg=self.alg
+            )
             prepared: Prepared = sign(client, method, uri, headers, body)
         except (ValueError, JoseError):  # its text and its cause can hold the key
             raise ConfigurationError(f"client_secret must be a PEM or a JWK of a private key for {self.alg}") from None

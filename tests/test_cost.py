@@ -13,10 +13,10 @@ from unittest.mock import patch
 
 import pytest
 import requests
+from baas_auth_plugins._registry import Registry
 from conftest import SECRET, Auth, Client, FakeClock, api_url, make
 
 from baas_auth_plugins import AxiaAuth, BS2Auth, MemoryTokenCache, OAuth2ClientCredentialsAuth, _fork, _origin
-from baas_auth_plugins._registry import Registry
 from baas_auth_plugins.sandbox import Fault, Sandbox
 
 

@@ -12,13 +12,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-
-from baas_auth_plugins import BS2Auth, MemoryTokenCache
 from baas_auth_plugins._client import Client, logger
-from baas_auth_plugins._fleet import Fleet
 from baas_auth_plugins._flow import (
     ConnectionLostError,
     Exchange,
@@ -33,6 +27,12 @@ from baas_auth_plugins._shared import SharedCache
 from baas_auth_plugins._source import TokenSource
 from baas_auth_plugins._token import Instant, State, Token
 from baas_auth_plugins._turn import Turn
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from baas_auth_plugins import BS2Auth, MemoryTokenCache
+from baas_auth_plugins._fleet import Fleet
 from baas_auth_plugins.exceptions import TokenEndpointError
 
 REFUSALS = {

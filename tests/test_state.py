@@ -66,7 +66,10 @@ MERGED = [
         id="3 a higher local generation wins whole",
     ),
     pytest.param(
-        state(dropped=("x", "y")), state(dropped=("y", "z")), state(dropped=("x", "y", "z")), id="4 dropped tokens unite"
+        state(dropped=("x", "y")),
+        state(dropped=("y", "z")),
+        state(dropped=("x", "y", "z")),
+        id="4 dropped tokens unite",
     ),
     pytest.param(
         state(verdict=Verdict.NONE),
@@ -217,9 +220,7 @@ FULL_STATE = state(
 TRANSITIONS: list[Any] = [
     pytest.param(
         lambda s: s.renewed(B, NOW),
-        TokenState(
-            4, B, renewal=Backoff(0, NOW, 30.0), rejection=once(20, 3), rejected_at=NOW, dropped=(digest("c"),)
-        ),
+        TokenState(4, B, renewal=Backoff(0, NOW, 30.0), rejection=once(20, 3), rejected_at=NOW, dropped=(digest("c"),)),
         id="renewed: generation + 1, rejections kept, renewals, failure, verdict and lease cleared",
     ),
     pytest.param(

@@ -233,7 +233,7 @@ class _Exchange:
             lost = ConnectionLostError() if isinstance(error, Exception) else None
             reason = self._outgoing.refusal or lost
             if error is not None and (advice := tls_advice(str(self._outgoing.raw.url), error)):
-                error.add_note(f"{self._provider}: {advice}")  # the error stays httpx's own
+                error.add_note(f"{self._parts.credentials.client.name}: {advice}")  # the error stays httpx's own
         elif isinstance(effect, SendRequest):
             reason = ClosedAtAnswerError(_status_at_close(self._sent))
         if reason is not None:

@@ -85,6 +85,7 @@ class ClientCredentials:
         "_renew",
         "_renewal",
         "_source",
+        "_successor",
         "client",
         "on_event",
         "secret",
@@ -108,6 +109,7 @@ class ClientCredentials:
         self._renew = renew
         self._renewal: threading.Thread | None = None
         self._source = find_source(secret) if isinstance(secret, str) else None
+        self._successor: TokenSource | None = None  # of a secret that was rotated, until it has a token
         self._job: Job[str] | None = None
         self._cached: CachedHeader | None = None
 
@@ -167,16 +169,19 @@ class ClientCredentials:
         if valid is not None:
             source.local.apply(lambda state: state.paused(client.timeout, at))
             call.deadline = min(call.deadline, at.monotonic + client.timeout)
+        self._successor = rotated.successor
         try:
             token = yield from rotated.successor.acquire(call)
+            self._source = rotated.successor
+            return token
         except (TokenEndpointError, SecretRotatedError) as error:
             if valid is not None and valid.is_valid(now(), client.leeway):
                 return valid
             if isinstance(error, SecretRotatedError):
                 raise ConfigurationError("client_secret: the callable returns another secret at each call") from None
             raise
-        self._source = rotated.successor
-        return token
+        finally:
+            self._successor = None
 
     def _cache_header(self, token: Token) -> None:
         source, cached = self._source, self._cached
@@ -273,6 +278,9 @@ class ClientCredentials:
             SecretRotatedError: it is not the one of the source.
             TokenEndpointError: the callable raised.
         """
+        successor = self._successor or self._source
+        if successor is not None and successor.key != call.key and not call.has_rotated:
+            raise SecretRotatedError(successor)  # another caller has read it a moment ago
         secret, call.secret = call.secret or (yield from self._read_secret(call)), None
         self._check_rotation(call, secret)
         return secret
