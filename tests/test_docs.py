@@ -21,7 +21,13 @@ NOT_RUN = {
     "docs/migration/authlib.md": ["Authlib adds a charset to the content type, which the sandbox refuses"],
     "docs/migration/requests-oauth2client.md": ["requests-oauth2client wants https for its token endpoint"],
 }
-TESTED_ELSEWHERE = ("docs/gateways/", "docs/how-to/mtls.md", "docs/how-to/other-clients.md", "docs/how-to/observability.md")
+TESTED_ELSEWHERE = (
+    "docs/gateways/",
+    "docs/how-to/testing.md",
+    "docs/how-to/mtls.md",
+    "docs/how-to/other-clients.md",
+    "docs/how-to/observability.md",
+)
 PAGES = [one for one in pages() if not one.name.startswith(TESTED_ELSEWHERE)]
 HERE = [one for one in PAGES if not one.needs and "pt-BR" not in one.path.parts]
 ELSEWHERE = [one for one in PAGES if one.needs]
@@ -58,7 +64,9 @@ def test_pages_that_need_a_framework_are_tested_with_the_tools() -> None:
     assert [name for one in ELSEWHERE for name in one.needs if f"\n{name}>=" not in requirements.lower()] == []
 
 
-@pytest.mark.parametrize("drawn", list(runpy.run_path(str(DOCS / "pictures" / "draw.py"))["pictures"]()), ids=lambda drawn: drawn[0].name)
+@pytest.mark.parametrize(
+    "drawn", list(runpy.run_path(str(DOCS / "pictures" / "draw.py"))["pictures"]()), ids=lambda drawn: drawn[0].name
+)
 def test_a_picture_is_up_to_date(drawn: tuple[Path, str]) -> None:
     """Each picture that is drawn by the script is what the script draws."""
     path, content = drawn
