@@ -85,12 +85,13 @@ def test_follower_waits_for_the_leader(fleet: Fleet) -> None:
 def test_lease_of_a_leader_that_died(fleet: Fleet, after: float, holds: bool) -> None:
     """A lease lasts for `timeout` + 5 s; then another process takes it, and no call fails for it."""
     first, second = fleet.processes
-    first.until(first.start(), SendTokenRequest)  # and it never goes on
+    leading = first.until(first.start(), SendTokenRequest)  # and it never goes on
     fleet.clock.advance(after)
     started = fleet.clock.monotonic
     assert second.call() == 200
     assert (fleet.clock.monotonic > started) is holds
     assert fleet.clock.monotonic - started <= 16 - after or not holds
+    assert leading is not None  # a flow that is not referenced is closed, and gives the lease back
 
 
 def test_no_lease_is_taken_from_its_holder(fleet: Fleet) -> None:
@@ -402,13 +403,14 @@ def test_cache_that_is_down_keeps_nobody_waiting(fleet: Fleet) -> None:
 def test_known_lease_is_waited_out_without_the_cache(fleet: Fleet) -> None:
     """A process that has seen another's lease, and then loses the cache, waits until that lease is over."""
     first, second = fleet.processes
-    first.until(first.start(), SendTokenRequest)
+    leading = first.until(first.start(), SendTokenRequest)
     waiting = second.until(second.start(), Sleep)
     second.arm(0, "fails", 50)
     started = fleet.clock.monotonic
     second.finish(waiting)
     assert 14 <= fleet.clock.monotonic - started <= 16
     assert fleet.gateway.requests == 1
+    assert leading is not None  # as above
 
 
 def test_due_token_is_served_when_the_cache_fails_for_the_first_time(fleet: Fleet) -> None:
