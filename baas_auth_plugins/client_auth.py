@@ -31,7 +31,19 @@ Headers = MutableMapping[str, str]
 Prepared = tuple[str, Headers, str]
 
 _ALGORITHMS = {
-    "private_key_jwt": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"),
+    "private_key_jwt": (
+        "RS256",
+        "RS384",
+        "RS512",
+        "PS256",
+        "PS384",
+        "PS512",
+        "ES256",
+        "ES384",
+        "ES512",
+        "EdDSA",
+        "Ed25519",
+    ),
     "client_secret_jwt": ("HS256", "HS384", "HS512"),
 }
 
@@ -74,7 +86,8 @@ class SignedAssertion:
 
     def __post_init__(self) -> None:
         if self.alg not in _ALGORITHMS[self.method]:
-            raise ConfigurationError(f"{self.method}: alg must be one of {', '.join(_ALGORITHMS[self.method])}")
+            known = ", ".join(_ALGORITHMS[self.method])
+            raise ConfigurationError(f"{self.method}: alg must be one of {known}, not {self.alg!r}")
 
     def __call__(self, client: ClientAuth, method: str, uri: str, headers: Headers, body: str) -> Prepared:
         """Add ``client_assertion_type`` and ``client_assertion`` to the body; the audience is the token endpoint.
@@ -89,7 +102,9 @@ class SignedAssertion:
         try:
             client.client_secret = key = self._key(secret)
             header = ({"kid": key.kid} if key.kid else {}) | dict(self.headers)
-            sign = (PrivateKeyJWT if self.method == "private_key_jwt" else ClientSecretJWT)(headers=header, alg=self.alg)
+            sign = (PrivateKeyJWT if self.method == "private_key_jwt" else ClientSecretJWT)(
+                headers=header, alg=self.alg
+            )
             prepared: Prepared = sign(client, method, uri, headers, body)
         except (ValueError, JoseError):  # its text and its cause can hold the key
             raise ConfigurationError(f"client_secret must be a PEM or a JWK of a private key for {self.alg}") from None

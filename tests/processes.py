@@ -60,7 +60,6 @@ class Faulty:
         raise ConnectionError("Connection reset by peer")
 
 
-
 assert issubclass(Faulty, TokenCache)
 
 

@@ -132,7 +132,12 @@ SIGNED = [
     pytest.param("private_key_jwt", jwk(RSA), RSA, "RS256", "rsa-1", id="RS256 by name, JWK"),
     pytest.param(client_auth.private_key_jwt(alg="PS256"), jwk(RSA), RSA, "PS256", "rsa-1", id="PS256, JWK"),
     pytest.param(
-        client_auth.private_key_jwt(alg="PS256", headers={"kid": "of-1"}), pem(RSA), RSA, "PS256", "of-1", id="PS256, PEM"
+        client_auth.private_key_jwt(alg="PS256", headers={"kid": "of-1"}),
+        pem(RSA),
+        RSA,
+        "PS256",
+        "of-1",
+        id="PS256, PEM",
     ),
     pytest.param(
         client_auth.private_key_jwt(headers={"kid": "mine"}), jwk(RSA), RSA, "RS256", "mine", id="a kid of one's own"
@@ -266,13 +271,17 @@ def test_requests_about_a_token_are_authenticated_alike() -> None:
     assert (parts.path, parts.query) == ("/introspect", "token=a%20b")
     assert request.headers["Authorization"].startswith("Basic ")
     in_query = client_with("client_secret_basic", token_request_format="query")
-    assert in_query.request_about("/x", "token=a", SECRET, None).url.endswith("/x?grant_type=client_credentials&token=a")
+    assert in_query.request_about("/x", "token=a", SECRET, None).url.endswith(
+        "/x?grant_type=client_credentials&token=a"
+    )
 
 
 @pytest.mark.parametrize("secret", [SECRET, pem(RSA)])
 def test_client_does_not_show_the_secret(secret: str) -> None:
     """Neither the client nor its request has the secret in its repr, nor has a cache key."""
     client = client_with("private_key_jwt" if "BEGIN" in secret else "client_secret_basic")
-    shown = repr(client) + repr(client.token_request(secret, None)) + client.cache_key(secret) + client.limits_key(secret)
+    shown = (
+        repr(client) + repr(client.token_request(secret, None)) + client.cache_key(secret) + client.limits_key(secret)
+    )
     assert secret not in shown
     assert secret.split("\n")[1 if "\n" in secret else 0] not in shown

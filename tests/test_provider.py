@@ -181,7 +181,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("field", "value", "problem"), WRONG, ids=[f"{field}-{n}" for n, (field, *_) in enumerate(WRONG)])
+@pytest.mark.parametrize(
+    ("field", "value", "problem"), WRONG, ids=[f"{field}-{n}" for n, (field, *_) in enumerate(WRONG)]
+)
 def test_mistake_is_found_at_declaration(field: str, value: Any, problem: str) -> None:
     """Each mistake is a ConfigurationError that names the provider and the field, before any auth object is made."""
     with pytest.raises(ConfigurationError, match=problem) as caught:
@@ -269,7 +271,9 @@ def test_every_combination_works(request_format: Any, method: str, scope: Any, c
     auth_method, secret = METHODS[method]
     cls = class_of(token_endpoint_auth_method=auth_method, token_request_format=request_format, scope=scope)
     arguments: dict[str, Any] = {} if scope == "assigned" else {"scope": "a.read b.write"}
-    with Sandbox(providers=[cls.provider], client_id=f"{method}-{request_format}", client_secret=secret or SECRET) as sandbox:
+    with Sandbox(
+        providers=[cls.provider], client_id=f"{method}-{request_format}", client_secret=secret or SECRET
+    ) as sandbox:
         auth = cls(sandbox.client_id, secret or None, base_url=sandbox.url, cache=MemoryTokenCache(), **arguments)
         assert client.call(auth, "GET", f"{sandbox.url}/anything").status == 200
         (request,) = [one for one in sandbox.requests if one.kind == "token"]
@@ -302,18 +306,24 @@ def test_format_on_the_wire(request_format: Any) -> None:
     )
     request = client.token_request(SECRET, None)
     parts = urlsplit(request.url)
-    form, found = "grant_type=client_credentials&scope=a+b", (parts.query, request.headers["Content-Type"], request.body)
+    form, found = (
+        "grant_type=client_credentials&scope=a+b",
+        (parts.query, request.headers["Content-Type"], request.body),
+    )
     as_json = {"grant_type": "client_credentials", "scope": "a b"}
     if request_format == "json":
         assert json.loads(found[2]) == as_json
         found = (*found[:2], b"")
     assert parts.path == "/token"
-    assert found == {
-        "form": ("", "application/x-www-form-urlencoded", form.encode()),
-        "json": ("", "application/json", b""),
-        "query": (form, "application/x-www-form-urlencoded", b""),
-        "empty": ("", "application/json", b""),
-    }[request_format]
+    assert (
+        found
+        == {
+            "form": ("", "application/x-www-form-urlencoded", form.encode()),
+            "json": ("", "application/json", b""),
+            "query": (form, "application/x-www-form-urlencoded", b""),
+            "empty": ("", "application/json", b""),
+        }[request_format]
+    )
 
 
 def test_empty_format_names_the_client_in_the_header_alone(sandbox: Sandbox) -> None:
@@ -436,7 +446,9 @@ def test_from_env_asks_for_no_secret_with_none(monkeypatch: pytest.MonkeyPatch) 
         class_of().from_env()
 
 
-@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post", "private_key_jwt", "client_secret_jwt"])
+@pytest.mark.parametrize(
+    "method", ["client_secret_basic", "client_secret_post", "private_key_jwt", "client_secret_jwt"]
+)
 def test_other_methods_need_a_secret(method: str) -> None:
     """A missing secret is found when the auth object is made."""
     with pytest.raises(ConfigurationError, match="client_secret is required by fifth"):
@@ -568,7 +580,9 @@ def test_two_declarations_request_two_tokens() -> None:
     for method in (with_audience, with_other_audience):
         cls = class_of(token_endpoint_auth_method=method)
         with Sandbox(providers=[cls.provider], client_id="both") as sandbox:
-            cls("both", SECRET, base_url="https://api.fifth.example", cache=cache, session=_redirected(sandbox)).get_token()
+            cls(
+                "both", SECRET, base_url="https://api.fifth.example", cache=cache, session=_redirected(sandbox)
+            ).get_token()
             found |= {request.body.rpartition(b"=")[2] for request in sandbox.requests}
     assert found == {b"one", b"two"}
 

@@ -137,7 +137,11 @@ BS2_ARRAY = [
         pytest.param(answer(400, error="invalid_scope"), InvalidScopeError, "invalid_scope", None, id="invalid_scope"),
         pytest.param(answer(200, error="invalid_scope"), InvalidScopeError, "invalid_scope", None, id="200 with error"),
         pytest.param(
-            answer(200, error="denied", access_token="a"), TokenEndpointError, "denied", None, id="200 with error and token"
+            answer(200, error="denied", access_token="a"),
+            TokenEndpointError,
+            "denied",
+            None,
+            id="200 with error and token",
         ),
         pytest.param(answer(404), TokenEndpointError, None, None, id="404"),
         pytest.param(answer(429, error="E00102"), RateLimitError, "E00102", None, id="429"),
@@ -193,9 +197,8 @@ error_members = st.sampled_from(
     ("error", "error_description", "message", "mensagem", "code", "tag", "descricao", "title", "detail", "retry_after")
 )
 error_objects = st.dictionaries(error_members, json_values, max_size=4)
-error_bodies = (
-    st.binary(max_size=60)
-    | (error_objects | st.lists(error_objects | json_values, max_size=3)).map(lambda found: json.dumps(found).encode())
+error_bodies = st.binary(max_size=60) | (error_objects | st.lists(error_objects | json_values, max_size=3)).map(
+    lambda found: json.dumps(found).encode()
 )
 
 
@@ -340,7 +343,10 @@ def test_function_that_reads_the_response(
         pytest.param({"Retry-After": "Fri Mar 15 10:00:20 2024"}, {}, 20, id="asctime date"),
         pytest.param({"Retry-After": formatdate(0, usegmt=True)}, {}, 0, id="past"),
         pytest.param(
-            {"Retry-After": formatdate(NOW.wall + 20, usegmt=True), "Date": "yesterday"}, {}, 20, id="no clock of theirs"
+            {"Retry-After": formatdate(NOW.wall + 20, usegmt=True), "Date": "yesterday"},
+            {},
+            20,
+            id="no clock of theirs",
         ),
         pytest.param({"Retry-After": "٣٠"}, {"retry_after": 7}, 7, id="other digits"),
         pytest.param({"Retry-After": "-1"}, {"retry_after": 30}, 30, id="body after negative"),

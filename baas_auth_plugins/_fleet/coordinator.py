@@ -12,17 +12,19 @@ The rules:
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
+from .._lifecycle import reports
 from .._lifecycle.coordinator import Decision, Errand, LocalState
 from .._lifecycle.effects import Flow, ReadResponse, Sleep
 from .._lifecycle.rate_limit import RateLimiter, RateLimits
 from .._lifecycle.single_flight import Flight, OutOfTimeError, SingleFlight, no_token
-from .._lifecycle.state import TokenState, Transition, merged
+from .._lifecycle.state import Lease, TokenState, Transition, merged
 from .._oauth.token import Instant, now
 from .._process import lock, process_id
 from ..exceptions import TokenEndpointError
@@ -30,6 +32,8 @@ from .codec import Codec
 from .store import SECONDS_WITH_TOKEN, SECONDS_WITHOUT, Record, SharedStore, StoreDownError
 
 __all__ = ["FleetCoordinator"]
+
+logger = logging.getLogger("baas_auth_plugins")
 
 _LEASE_MARGIN = 5.0  # seconds: a cache operation may take 1 s, and be tried again
 _POLL = (0.05, 0.1, 0.2, 0.4)  # seconds, with jitter
@@ -66,20 +70,28 @@ class FleetCoordinator:
         self._codec = codec
         self._limits = limits
         self._number = next(_numbers)
+        self._turn = 0  # goes up as a lead ends
         self._looks = SingleFlight(provider)
         self._seen: Record[TokenState] | None = None
         self._is_seen_now = False
+        self._seen_limits: Record[RateLimits] | None = None
 
     def reset(self) -> None:
         """Forget everything but what is in the cache."""
         self._local.reset()
         self._store.reset()
         self._looks = SingleFlight(self._provider)
-        self._seen = None
+        self._seen = self._seen_limits = None
+
+    @property
+    def _name(self) -> str:
+        """What the ids of this coordinator's leases begin with. Each lease that it finds there is its own."""
+        return f"{process_id()}:{self._number}:"
 
     @property
     def _owner(self) -> str:
-        return f"{process_id()}:{self._number}"
+        """The id of the present lead's lease. A lead that ends late takes no lease from the next one."""
+        return f"{self._name}{self._turn}"
 
     def lead_or_adopt(self, errand: Errand) -> Flow[Decision]:
         """Take the lease, or adopt another process's token: see `Coordinator`."""
@@ -96,17 +108,26 @@ class FleetCoordinator:
                 return (yield from self._alone(errand, down))
             state, at = self._take_over(record), now()
             if record.is_written:
+                self._say("this process holds the lease, and may send one token request")
                 return Decision.LEAD
-            if self._is_better(state, errand, at):
+            if state.token is not None and self._is_better(state, errand, at):
+                name, remaining = reports.name_of(state.token), state.token.remaining(at)
+                self._say("adopted %s, which another process requested; it expires in %.0f s", name, remaining)
                 return Decision.ADOPTED
             if not errand.is_urgent:
+                self._say("another process renews the token, or has just failed to")
                 return Decision.BUSY
             if state.failure_now(at):
+                self._say("another process's token request failed; its error counts here, too")
                 return Decision.ADOPTED  # raised here, it would count as this process's own
-            if not state.leased_by_other(self._owner, at):  # a Retry-After: the limiter makes the caller wait
+            if not state.leased_by_other(self._name, at):  # a Retry-After: the limiter makes the caller wait
                 self._limiter.block(state.blocked.remaining(at), at)
                 return Decision.LEAD
+            self._say("another process requests a token; looking for it again soon")
             yield from self._pause(errand, next(polls, _POLL[-1]))
+
+    def _say(self, text: str, *values: object) -> None:
+        logger.debug("%s: " + text, self._provider, *values)
 
     def _leads(self, seconds: float) -> bool:
         lease = self._local.value.lease
@@ -116,7 +137,7 @@ class FleetCoordinator:
         """Return the record with the lease, or None if this process must not take it."""
         at, owner = now(), self._owner
         base = merged(self._local.value, shared, at)
-        if self._is_better(base, errand, at) or base.failure_now(at) or base.leased_by_other(owner, at):
+        if self._is_better(base, errand, at) or base.failure_now(at) or base.leased_by_other(self._name, at):
             return None
         is_own = base.lease is not None and base.lease.owner == owner
         waits = base.blocked.remaining(at) if errand.is_urgent else base.renewal.remaining(at)
@@ -135,12 +156,12 @@ class FleetCoordinator:
 
     def _alone(self, errand: Errand, down: StoreDownError) -> Flow[Decision]:
         """Go on without the cache, after the lease of another process that is known."""
-        lease = self._local.value.leased_by_other(self._owner, now())
+        lease = self._local.value.leased_by_other(self._name, now())
         if not errand.is_urgent:
             return Decision.BUSY if down.is_new or lease else Decision.LEAD
         while lease:
             yield from self._pause(errand, min(lease, 1.0))
-            lease = self._local.value.leased_by_other(self._owner, now())
+            lease = self._local.value.leased_by_other(self._name, now())
         return Decision.LEAD
 
     def _pause(self, errand: Errand, seconds: float) -> Flow[None]:
@@ -157,9 +178,9 @@ class FleetCoordinator:
             self._local.apply(lambda state: merged(state, record.value, now()))
             return self._local.value
 
-    def publish(self, transition: Transition, epoch: int | None = None, *, keeps_lead: bool = False) -> Flow[None]:
+    def publish(self, transition: Transition, epoch: int | None = None, *, ends_lead: bool = False) -> Flow[None]:
         """Change the state here, then in the cache. A cache that fails costs no more than time."""
-        decide = self._applied(transition, epoch, keeps_lead=keeps_lead)
+        decide = self._applied(transition, epoch, ends_lead=ends_lead)
         if decide is None:
             return
         seconds = SECONDS_WITHOUT if self._local.value.token is None else SECONDS_WITH_TOKEN
@@ -170,26 +191,26 @@ class FleetCoordinator:
         else:
             self._take_over(record)
 
-    def publish_later(self, transition: Transition, epoch: int | None = None) -> None:
+    def publish_later(self, transition: Transition, epoch: int | None = None, *, ends_lead: bool = False) -> None:
         """Do as `publish`, and wait for nothing."""
-        decide = self._applied(transition, epoch, keeps_lead=False)
+        decide = self._applied(transition, epoch, ends_lead=ends_lead)
         if decide is not None:
             self._seen = None
             self._store.change_later(self._codec, decide)
 
     def _applied(
-        self, transition: Transition, epoch: int | None, *, keeps_lead: bool
+        self, transition: Transition, epoch: int | None, *, ends_lead: bool
     ) -> Callable[[TokenState | None], TokenState] | None:
         """Change the state here; return what changes the record, or None if the record says all of it."""
-        owner = self._owner
         with lock():
+            owner = self._owner
+            self._turn += ends_lead
             if epoch is not None and epoch != self._local.epoch:
                 return None  # `testing.reset` came between
             before = self._local.value
             self._local.apply(transition, epoch)
             after = self._local.value
-        held = before.lease is not None and before.lease.owner == owner
-        if not held and self._seen is not None and after == self._seen.value:
+        if not self._has_ended(before.lease) and self._seen is not None and after == self._seen.value:
             return None
 
         def decide(shared: TokenState | None) -> TokenState:
@@ -198,9 +219,13 @@ class FleetCoordinator:
             holds = base.lease is not None and base.lease.owner == owner
             # The holder of the lease has the last word; for all others the rules of `merged` apply.
             new = transition(base) if holds else merged(after, shared, at)
-            return replace(new, lease=None if holds and not keeps_lead else base.lease)
+            return replace(new, lease=None if self._has_ended(base.lease) else base.lease)
 
         return decide
+
+    def _has_ended(self, lease: Lease | None) -> bool:
+        """Return whether a lease is one of this coordinator's, of a lead that has ended."""
+        return lease is not None and lease.owner.startswith(self._name) and lease.owner != self._owner
 
     def look(self, deadline: float) -> Flow[None]:
         """Read the record, once for all callers that want to."""
@@ -212,6 +237,13 @@ class FleetCoordinator:
         with suppress(StoreDownError):
             self._take_over((yield from self._store.read(self._codec, seconds=seconds)))
             self._is_seen_now = True
+            if self._limiter.limit is not None:  # while the fleet may send nothing, a 401 is returned as it is
+                self._seen_limits = yield from self._store.read(self._limits, seconds=seconds)
+                self._take_over_limits(self._seen_limits)
+
+    def _take_over_limits(self, record: Record[RateLimits]) -> None:
+        with lock():
+            self._limiter.limits = self._limiter.limits.merged(record.value, now())
 
     def reserve(self, request: str) -> Flow[float]:
         """Count a token request in the fleet before it is sent."""
@@ -227,15 +259,15 @@ class FleetCoordinator:
             return known.counting(request, limiter.limit, at.monotonic + _UNTIL_ANSWERED, at)
 
         try:
-            record = yield from self._store.change(self._limits, decide, seconds=SECONDS_WITHOUT)
+            seen, self._seen_limits = self._seen_limits, None
+            record = yield from self._store.change(self._limits, decide, seconds=SECONDS_WITHOUT, seen=seen)
         except StoreDownError:
             wait = limiter.wait(now())
             if not wait:
                 limiter.count(request, now())
             return wait
-        with lock():
-            limiter.limits = limiter.limits.merged(record.value, now())
-            return 0.0 if record.is_written else max(limiter.wait(now()), _POLL[0])
+        self._take_over_limits(record)
+        return 0.0 if record.is_written else max(limiter.wait(now()), _POLL[0])
 
     def answered(self, request: str) -> Flow[None]:
         """Count a slow token request anew; a quick one has been counted so from the start."""

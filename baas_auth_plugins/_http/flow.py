@@ -132,7 +132,7 @@ def after_answer(parts: AuthParts, acquired: Acquired, answer: Answer, sender: S
         replacement = yield from credentials.replacement(call, token, is_replayable=replayable)
     elif _was_taken_off(request) and request.is_replayable:
         yield from ReadResponse()
-        replacement = Acquired(token, is_minted=False)
+        replacement = Acquired(token, is_minted=False) if token.is_valid(now(), credentials.client.leeway) else None
     else:
         return
     if replacement is None:

@@ -91,10 +91,16 @@ class Coordinator(Protocol):
     def answered(self, request: str) -> Flow[None]:
         """Count a token request from now on, when its answer came."""
 
-    def publish(self, transition: Transition, epoch: int | None = None, *, keeps_lead: bool = False) -> Flow[None]:
-        """Change the state, for this process at once and for all others, and give the lead back unless it is kept."""
+    def publish(self, transition: Transition, epoch: int | None = None, *, ends_lead: bool = False) -> Flow[None]:
+        """Change the state, for this process at once and for all others.
 
-    def publish_later(self, transition: Transition, epoch: int | None = None) -> None:
+        Args:
+            transition: the change.
+            epoch: of the state; nothing changes if it was reset since.
+            ends_lead: whether the caller led, and gives the lead back.
+        """
+
+    def publish_later(self, transition: Transition, epoch: int | None = None, *, ends_lead: bool = False) -> None:
         """Do as `publish`, where the caller can wait for nothing any more."""
 
     def look(self, deadline: float) -> Flow[None]:
@@ -134,13 +140,13 @@ class LocalCoordinator:
         return
         yield
 
-    def publish(self, transition: Transition, epoch: int | None = None, *, keeps_lead: bool = False) -> Flow[None]:
+    def publish(self, transition: Transition, epoch: int | None = None, *, ends_lead: bool = False) -> Flow[None]:
         """Change the state."""
         self._local.apply(transition, epoch)
         return
         yield
 
-    def publish_later(self, transition: Transition, epoch: int | None = None) -> None:
+    def publish_later(self, transition: Transition, epoch: int | None = None, *, ends_lead: bool = False) -> None:
         """Change the state."""
         self._local.apply(transition, epoch)
 

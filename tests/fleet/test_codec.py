@@ -131,9 +131,7 @@ def test_record_that_is_put_back_brings_no_failure_back() -> None:
 def test_void_moments_are_not_written() -> None:
     """A back-off or a lease of the future, which is void here, delays nobody elsewhere."""
     ahead = later(1000)
-    state = TokenState(
-        1, renewal=Backoff(1, ahead, 60), rejection=Backoff(1, ahead, 60), blocked=Backoff(1, ahead, 60)
-    )
+    state = TokenState(1, renewal=Backoff(1, ahead, 60), rejection=Backoff(1, ahead, 60), blocked=Backoff(1, ahead, 60))
     found = read_after(state, 0)
     for backoff in (found.renewal, found.rejection, found.blocked):
         assert backoff.remaining(NOW) == 0

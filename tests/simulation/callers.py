@@ -1,266 +1,150 @@
-"""What a call is: its body, its request, the flow that it runs, and how its client lets it fail.
-
-The httpx face's flow is the production code's own. The requests face runs its flows to their end
-within a callback, which no scheduler could interleave, so `requests_flow` takes the same steps in the same order.
-"""
+"""What a call is: its request, the flow that it runs, and how its HTTP client lets it fail."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import httpx
-from requests.exceptions import UnrewindableBodyError
-
-from baas_auth_plugins import _httpx, _requests
-from baas_auth_plugins._flow import Join, Sleep, TokenRequest, Waiter
-from baas_auth_plugins._grant import Grant
-from baas_auth_plugins._httpx import HttpxFace, Send
-from baas_auth_plugins._origin import AllowedOrigins, origin_of_url, parse_origin
-
-from .gateway import Exchange, Key, Reply
-from .world import Moment, Task
+from baas_auth_plugins._http.flow import (
+    Answer,
+    AuthParts,
+    ClosedAtAnswerError,
+    SendRequest,
+    after_answer,
+    attach,
+    authenticate,
+    closed_at_answer,
+)
+from baas_auth_plugins._lifecycle.credentials import Acquired
+from baas_auth_plugins._lifecycle.effects import ConnectionLostError, Effect, Flow, SendTokenRequest
+from baas_auth_plugins._oauth.origins import Origin, parse_origin
+from baas_auth_plugins.exceptions import BaaSAuthError
 
 if TYPE_CHECKING:
-    from .process import Process
+    from .process import Party
 
-__all__ = ["FOREIGN", "HOME", "Body", "Caller", "CancelledByUser", "Face", "Party", "Request", "requests_flow"]
+__all__ = ["FOREIGN", "HOME", "ApiLostError", "Caller", "InterruptError", "Request", "flow_of"]
 
-HOME, FOREIGN = "https://gateway.example", "https://elsewhere.example"
-_HTTPX_URLS = {origin: httpx.URL(origin) for origin in (HOME, FOREIGN)}
-_ORIGINS = AllowedOrigins([parse_origin("base_url", HOME)[1]])
-_CONTENT = b"the whole body"
-_OFFSET = 4
-_NEVER = Moment(0, 0)
-_POLL = 0.4  # seconds: who sleeps for longer waits for a limit
+HOME = parse_origin("base_url", "https://gateway.example")[1]
+FOREIGN = parse_origin("base_url", "https://elsewhere.example")[1]
 
 
-class CancelledByUser(BaseException):
-    """What asyncio, trio and Ctrl-C raise: no Exception."""
+class InterruptError(Exception):
+    """What a signal handler raises, in the middle of anything."""
 
 
-class Face(HttpxFace):
-    """The production code's httpx face over a grant of the simulation's."""
+class CancelledByUserError(BaseException):
+    """What asyncio and trio throw into a task."""
 
-    def __init__(self, grant: Grant) -> None:
-        self._grant = grant
-        self._origins = _ORIGINS
+
+class ApiLostError(Exception):
+    """The API request failed in the network."""
 
 
 @dataclass(eq=False)
-class Party:
-    """One auth object."""
-
-    name: str
-    process: Process
-    face: Face
-    leeway: float
-    timeout: float
-    max_wait: float
-    background: bool
-    key: Key | None
-    """Whose tokens it is served. With a callable secret: None until it was served one."""
-    rotates: bool = False
-
-    @property
-    def grant(self) -> Grant:
-        """The production code under test."""
-        return self.face._grant
-
-
-class _Pipe:
-    """A file that cannot be rewound."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-class Body:
-    """A request body: what production code looks at, and what goes out when it is sent."""
-
-    KINDS = ("bytes", "generator", "file", "pipe")
-
-    def __init__(self, kind: str, client: str) -> None:
-        self.kind = kind
-        self.stream: Any = httpx.ByteStream(_CONTENT)
-        self.data: Any = _CONTENT
-        self.position: Any = None
-        self._sent = False
-        if kind == "generator":
-            self.stream = self.data = (part for part in ())
-        elif kind == "pipe":
-            self.stream, self.data, self.position = SimpleNamespace(fields=[SimpleNamespace(file=_Pipe())]), _Pipe(), ()
-        elif kind == "file":
-            self.data, self.position = io.BytesIO(b"skip" + _CONTENT), _OFFSET
-            self.data.seek(_OFFSET)
-            self.stream = SimpleNamespace(fields=[SimpleNamespace(file=self.data)])
-        self._client = client
-
-    def send(self) -> bytes:
-        """Return what goes over the wire this time."""
-        again, self._sent = self._sent, True
-        if self.kind == "file":
-            if self._client == "httpx":  # which rewinds a multipart form's files by itself
-                self.data.seek(_OFFSET)
-            return bytes(self.data.read())
-        return b"" if again and self.kind in ("generator", "pipe") else _CONTENT
-
-    @property
-    def replayable(self) -> bool:
-        """Whether it can go out twice."""
-        return self.kind in ("bytes", "file")
-
-    @staticmethod
-    def whole(sent: bytes) -> bool:
-        """Tell whether all of it went out."""
-        return sent == _CONTENT
-
-
 class Request:
-    """An API request, with what production code asks of requests' and of httpx's."""
+    """An API request as the flows see it."""
 
-    def __init__(self, client: str, body: Body, path: str, origin: str = HOME) -> None:
-        self.client, self.content, self.path, self.origin = client, body, path, origin
-        self.url: Any = _HTTPX_URLS[origin] if client == "httpx" else origin + path
-        self.headers: dict[str, str] = {"User-Agent": "simulation"}
-        self.stream = body.stream
-        self.body, self._body_position = body.data, body.position
+    path: str
+    origin: Origin | None
+    is_replayable: bool
+    authorization: str | None = None
+    user_agent: str | None = "simulation"
 
-    def copy(self) -> Request:
-        """Return another request that shares the body, as requests does."""
-        twin = Request(self.client, self.content, self.path, self.origin)
-        twin.headers = dict(self.headers)
-        return twin
+    def authorize(self, access_token: str) -> None:
+        """Set the Authorization header."""
+        self.authorization = f"Bearer {access_token}"
 
 
-def requests_flow(face: Face, request: Any) -> Generator[Any, Any, Any]:
-    """Do what `RequestsFace.__call__` and its `_Watch` do, step by step."""
-    grant = face._grant
-    if not face._origins.admit(origin_of_url(request.url)):
-        return (yield Send(request))
-    minted: list[Any] = []
-    token = yield from grant.acquire(request.headers, minted=minted)
-    request.headers["Authorization"] = f"Bearer {token.access_token}"
-    response = yield Send(request)
-    request = response.request
-    if token in minted and response.status_code != 401:
-        yield from grant.accepted(token)
-    if (
-        response.status_code != 401
-        or request.headers.get("Authorization") != f"Bearer {token.access_token}"
-        or not face._origins.admit(origin_of_url(request.url))
-    ):
-        return response
-    replayable = _requests._is_replayable(request)
-    replacement = yield from grant.recover(token, request.headers, replayable=replayable)
-    if replacement is None:
-        return response
-    replay = request.copy()
+def flow_of(kind: str, party: Party, request: Request | None) -> Flow[Any]:
+    """Return the flow of a call."""
+    credentials, parts = party.credentials, party.parts
+    if kind in ("requests", "httpx") and request is not None:
+        sender = None if kind == "httpx" and not party.has_session else party.sender
+        return _api_call(parts, request, sender, is_requests=kind == "requests")
+    call = credentials.call(party.sender, "simulation")
+    return credentials.invalidate(call, None) if kind == "invalidate" else credentials.acquire(call)
+
+
+def _api_call(parts: AuthParts, request: Request, sender: Any, *, is_requests: bool) -> Flow[Answer | None]:
+    """Do what the faces do: the cached header, then the flows for all else."""
+    cached = parts.credentials.cached_header() if request.origin == HOME else None
+    if cached is not None:
+        request.authorization, acquired = cached.header, cached.acquired
+    elif not is_requests:
+        yield from authenticate(parts, request, sender)
+        return
+    else:
+        found: Acquired | None = yield from attach(parts, request, sender)
+        if found is None:
+            yield from SendRequest(request)
+            return
+        acquired = found
     try:
-        _requests._rewind(replay)
-    except (UnrewindableBodyError, ValueError):
-        return response
-    replay.headers["Authorization"] = f"Bearer {replacement.token.access_token}"
-    answer = yield Send(replay)
-    yield from grant.replayed(replacement, answer.status_code)
-    return answer
+        answer = yield from SendRequest(request, acquired)
+    except ClosedAtAnswerError as closed:
+        closed_at_answer(parts, acquired, closed.status_code)
+        raise
+    if answer.status_code == 401:
+        yield from after_answer(parts, acquired, answer, sender)
 
 
 @dataclass(eq=False)
-class Caller(Task):
-    """One caller under way: a flow, what it asked for last, and what the referee remembers of it."""
+class Caller:
+    """One call under way.
+
+    Attributes:
+        outcome: ``returned``, ``failed`` (with `error`), ``cancelled``, ``interrupted``, ``lost`` (the network, under a
+            yielded token request), ``API lost`` or ``hook`` (a response hook raised).
+    """
 
     name: str
-    party: Party
     kind: str
-    """``requests``, ``httpx``, ``get_token``, ``background`` or ``invalidate``."""
-    flow: Generator[Any, Any, Any]
+    party: Party
+    flow: Flow[Any]
     request: Request | None = None
-    effect: Any = None
-    exchange: Exchange | None = None
-    reply: Reply | None = None
-    status: int | None = None
-    redirected: bool = False
-    sends: int = 0
+    has_hook: bool = False
+    effect: Effect[Any] | None = None
+    epoch: int = 0
     outcome: str = ""
-    """``returned``, ``failed``, ``cancelled``, ``lost`` (the network under a token request) or ``API lost``."""
-    error: BaseException | None = None
+    error: Exception | None = None
     value: Any = None
-    served: Any = None
-    """The token that its request carries, as the ledger knows it."""
-    rejected: bool = False
-    """Whether the API answered 401."""
-    released: bool = False
-    minted: Any = None
-    """The token that its own token request gave, since it asked."""
-    was_frozen: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
-    asked: Moment = _NEVER
-    asked_true: float = 0.0
-    called: float = 0.0
-    """Seconds spent in the vault or the cache since it asked."""
-    cache_waiter: Waiter | None = None
-    """What wakes it when its operation on the cache is done."""
-    cache_asked: float = 0.0
-    losses_seen: int = 0
-    attempts: int = 0
 
-    @property
-    def waits_for_token(self) -> bool:
-        """Whether it has asked for a token, and neither got one nor given up."""
-        return not self.done and not isinstance(self.effect, Send)
-
-    @property
-    def waits_for_cache(self) -> bool:
-        """Whether it waits for its own operation on a shared cache."""
-        return isinstance(self.effect, Join) and self.effect.waiter is self.cache_waiter
-
-    @property
-    def waits_for_caller(self) -> bool:
-        """Whether it waits for what another caller in its process does."""
-        return isinstance(self.effect, Join) and self.effect.waiter is not self.cache_waiter
-
-    @property
-    def waits_for_process(self) -> bool:
-        """Whether it looks now and then what another process does."""
-        return isinstance(self.effect, Sleep) and self.effect.seconds <= _POLL and "failing" not in self.notes
-
-    def advance(self) -> Any:
-        """Take one step; return the next effect, or None at the end."""
-        how, value = self.action or ("send", None)
-        pending, self.effect, self.action = self.effect, None, None
+    def step(self, how: str, value: Any) -> None:
+        """Go on until the next effect, or the end."""
+        pending, self.effect = self.effect, None
         self.epoch += 1
         try:
             if how == "send":
-                return self.flow.send(value)
-            if how == "throw":
-                return self.flow.throw(value)
-            if how == "lost" and self.kind != "httpx" and isinstance(pending, TokenRequest):
-                return self.flow.throw(_requests.NetworkError("the network failed"))
-            if how == "lost":
-                self._end("lost" if isinstance(pending, TokenRequest) else "API lost")
-                self._close(pending, lost=True)
-            elif self.kind == "httpx" and (pending is None or isinstance(pending, TokenRequest | Send)):
-                self._end("cancelled")
-                self._close(pending, lost=False)
+                self.effect = self.flow.send(value)
+            elif how == "throw":
+                self.effect = self.flow.throw(value)
+            elif self.kind == "httpx" and (pending is None or isinstance(pending, SendRequest | SendTokenRequest)):
+                self.outcome = {"cancel": "cancelled", "interrupt": "interrupted"}.get(how, how)
+                self._close(pending, how)
             else:
-                return self.flow.throw(CancelledByUser())
-        except StopIteration as stop:
-            self._end("returned", value=stop.value)
-        except CancelledByUser:
-            self._end("cancelled")
-        except Exception as error:
-            self._end("failed", error=error)
-        return None
+                self.effect = self.flow.throw(CancelledByUserError() if how == "cancel" else InterruptError())
+        except StopIteration as end:
+            self.outcome, self.value = "returned", end.value
+        except BaaSAuthError as error:
+            self.outcome, self.error = "failed", error
+        except ApiLostError:
+            self.outcome = "API lost"
+        except CancelledByUserError:
+            self.outcome = "cancelled"
+        except InterruptError:
+            self.outcome = "interrupted"
 
-    def _close(self, pending: Any, *, lost: bool) -> None:
-        """Close the flow as httpx does, through the production code that tells it why."""
-        outgoing = SimpleNamespace(stream=SimpleNamespace(refusal=None)) if isinstance(pending, TokenRequest) else None
-        _httpx._close(self.flow, outgoing, lost=lost)
-
-    def _end(self, outcome: str, value: Any = None, error: BaseException | None = None) -> None:
-        self.done, self.outcome, self.error = True, outcome, error
-        self.value = value
+    def _close(self, pending: Effect[Any] | None, how: str) -> None:
+        """Close the flow as the httpx face does."""
+        reason: Exception | None = None
+        if isinstance(pending, SendTokenRequest):
+            reason = ConnectionLostError() if how == "lost" else None
+        elif isinstance(pending, SendRequest):
+            reason = ClosedAtAnswerError(401 if how == "hook" else 0)
+        if reason is not None:
+            with suppress(Exception):
+                self.flow.throw(reason)
+        self.flow.close()

@@ -1,497 +1,545 @@
-"""What must hold at each event in a process. The referee sees what callers see, and the gateway's true time.
+"""What must hold: judged from what flows yield and what they are answered, never from the core's own state.
 
-Nobody asks the production code whether it did right: every verdict follows from the ledger, which is
-written from the effects that flows yielded and the answers they were given.
+A `Book` is what a process (or the whole fleet) can know of one key's tokens. Each process has one per key and the fleet
+has one per key. The rules of a process always hold. The rules of the fleet hold while nothing is wrong with the cache.
 """
 
 from __future__ import annotations
 
+from collections import Counter, deque
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from baas_auth_plugins._flow import Call, Join, Release, Sleep, TokenRequest
-from baas_auth_plugins._httpx import Send
-from baas_auth_plugins.exceptions import ConfigurationError, RateLimitError, TokenEndpointError
+from baas_auth_plugins._http.flow import SendRequest
+from baas_auth_plugins._lifecycle.effects import RunInThread, SendTokenRequest, Sleep, Wait
+from baas_auth_plugins._oauth.messages import TokenRequest
+from baas_auth_plugins.exceptions import TokenEndpointUnavailableError
 
-from .callers import HOME, Caller, Party, Request
-from .fleet import FleetReferee, InvariantError
-from .gateway import Key, Reply, key_of
-from .ledger import CRITICAL, FRESH, STALE, Book, Endpoint, Known
-from .store import Operation
-from .world import EPSILON, Moment, World
+from .callers import HOME, Caller
+from .gateway import Gateway, Issued, Key, Reply, key_of
+from .world import Host, Moment, World
 
 if TYPE_CHECKING:
     from .process import Process
 
-__all__ = ["InvariantError", "Referee"]
+__all__ = ["Fleet", "InvariantError"]
 
-_MOST_ATTEMPTS = 5  # one while a token lived, and four after its death
-_MOST_LOSSES_SEEN = 3  # one of a flight that tried once, and two of one that tried in full
-_SLACK = 0.5  # seconds that a runnable caller may be left lying
-_HASTE = 1.1  # seconds
-_LEFT_ALONE = 5  # seconds
-_PATIENCE, _PATIENCE_WITHOUT_TOKEN = 0.25, 5.0  # seconds for one operation on the cache
+FRESH, STALE, CRITICAL, EXPIRED = range(4)
 _NEVER = float("-inf")
+_REFUSED, _FAILED, _REJECTED = (5, 10, 20, 40, 60), (5, 10, 20, 30), (5, 10, 20, 40, 60)
+_PATIENCE = 4.0  # seconds beside `max_wait` and `timeout`: two operations on the cache, each tried twice
+_TOLD = 3.0  # seconds after which the fleet knows what one process knows
+_TICK = 0.01
+_DAMAGED = 200.0  # seconds for which a fault of the cache may be felt
+
+
+class InvariantError(AssertionError):
+    """An invariant does not hold."""
+
+    def __init__(self, invariant: str, detail: object) -> None:
+        super().__init__(f"{invariant}: {detail}")
+        self.invariant = invariant
+
+
+@dataclass(eq=False)
+class Known:
+    """A token that somebody got: when its request was sent, on the requester's clocks and truly."""
+
+    issued: Issued
+    sent: Moment
+    sent_true: float
+    host: Host
+    life: float
+    got_true: float = 0.0
+    is_public: bool = True  # whether the cache worked, so that the fleet knows it
+
+    def phase(self, now: Moment, leeway: float) -> int:
+        """Return the phase of its life, by the two clocks of its host."""
+        left, stale = self.life - now.since(self.sent), min(leeway, self.life / 2)
+        critical = min(60.0, self.life / 10, stale / 2)
+        expired = min(5.0, self.life / 60, critical / 2)
+        return FRESH if left > stale else STALE if left > critical else CRITICAL if left > expired else EXPIRED
+
+    def on(self, host: Host, world: World) -> Known:
+        """Return the token as another host knows it: no clock makes it younger than it is."""
+        if host is self.host:
+            return self
+        now, age = world.on(host), world.true - self.sent_true
+        sent = Moment(now.wall - max(age, now.wall - self.sent.wall), now.monotonic - age)
+        return replace(self, sent=sent, host=host)
+
+
+@dataclass(eq=False)
+class Pause:
+    """Something must not happen for some seconds."""
+
+    at: float = _NEVER
+    seconds: float = 0.0
+    count: int = 0
+
+    def left(self, true: float) -> float:
+        """Return the seconds that it has left."""
+        return self.at + self.seconds - true
+
+    def again(self, true: float, schedule: tuple[int, ...], stepped_at: float) -> Pause:
+        """Return the next one of a schedule, which starts anew a minute after the last one ended, or at a step of the clock."""
+        count = self.count + 1 if true <= self.at + self.seconds + 59 and stepped_at < self.at else 1
+        return Pause(true, schedule[min(count, len(schedule)) - 1], count)
+
+
+@dataclass(eq=False)
+class Book:
+    """What is known of one key's tokens."""
+
+    known: Known | None = None
+    refused: Pause = field(default_factory=Pause)
+    failed: Pause = field(default_factory=Pause)  # an urgent request failed after its retries
+    renewal: Pause = field(default_factory=Pause)
+    spacing: Pause = field(default_factory=Pause)
+    rejected: Pause = field(default_factory=Pause)  # 401s despite new tokens
+    rejections: list[float] = field(default_factory=list)
+    accepted_at: float = _NEVER
+    invalidated_at: float = _NEVER
 
 
 class Referee:
-    """Checks each event in one process against the ledger."""
+    """What one process can know."""
 
-    def __init__(self, world: World, fleet: FleetReferee, shared: bool) -> None:
-        self.world = world
+    def __init__(self, fleet: Fleet, process: Process | None) -> None:
         self.fleet = fleet
-        self.gateway = fleet.gateway
-        self.check = fleet.check
-        self.shared = shared
-        """Whether the cache is: then others may know, and have done, what is not seen from here."""
-        self.endpoint = Endpoint(fleet.limit)
+        self.process = process
         self.books: dict[Key, Book] = {}
-        self.active: dict[Caller, None] = {}
-        """Callers under way, in the order in which they came."""
-        self.cache_failed = self.cache_worked = _NEVER
-        self.cache_failures = 0
-        """When the production code last found the cache failing or working, on the monotonic clock."""
-        self.no_thread_true = self.lapsed_true = self.failed_fairly = _NEVER
-        self._known: dict[str, Known] = {}
+        self.arrivals: dict[str, deque[float]] = {}
+        self.answered: dict[str, deque[float]] = {}
+        self.blocked: dict[str, Pause] = {}
+
+    def book(self, key: Key) -> Book:
+        """Return a key's book."""
+        return self.books.setdefault(key, Book())
 
     @property
-    def vault(self) -> Any:
-        """Where a callable secret comes from."""
-        return self.fleet.vault
+    def is_strict(self) -> bool:
+        """Whether its rules hold now."""
+        return self.process is not None or self.fleet.is_calm(1.0)
 
-    # What a caller is owed when it asks.
+    def vanished(self) -> None:
+        """Its callers are gone; a new process knows nothing."""
+        self.fleet.trouble(30)
+        self.books = {}
+        self.answered = {}
 
-    def usable(self, party: Party) -> Known | None:
-        """Return the token that this party should be served, unless it is dead; None after a 401 or `invalidate`."""
-        known = self.books[party.key].known if party.key in self.books else None
-        if known is None or known.rejected or known.forgotten or known.access_token in self.fleet.doubtful:
+    def limited(self, client_id: str) -> bool:
+        """Whether the rate limit or a Retry-After may delay a token request."""
+        true, limit = self.fleet.world.true, self.fleet.scenario.limit
+        blocked = self.blocked.get(client_id, Pause()).left(true) > -_TICK
+        if limit is None:
+            return blocked
+        recent = [at for at in self.answered.get(client_id, ()) if at > true - limit[1] - _TOLD]
+        busy = [one for one in self.fleet.active if one.notes.get("in flight")]
+        return blocked or len(recent) + len(busy) >= limit[0]
+
+
+class Fleet(Referee):
+    """What all processes together can know, and the judge of all events."""
+
+    def __init__(self, world: World, gateway: Gateway, scenario: Any, checks: Counter[str]) -> None:
+        super().__init__(self, None)
+        self.world = world
+        self.gateway = gateway
+        self.scenario = scenario
+        self.checks = checks
+        self.store: Any = None
+        self.vault: Any = None
+        self.active: dict[Caller, None] = {}
+        self.tokens: dict[str, Known] = {}
+        self.rejected: set[str] = set()  # tokens that the API answered 401 to
+        self.dropped: set[str] = set()
+        self.errors: dict[int, Any] = {}
+        self.referees: list[Referee] = [self]
+        self._troubled_until = _NEVER
+        self._interrupted_at = _NEVER
+
+    def check(self, invariant: str, holds: object, detail: object = "") -> None:
+        """Count a check; raise if it fails."""
+        self.checks[invariant] += 1
+        if not holds:
+            raise InvariantError(invariant, detail)
+
+    def referee(self, process: Process) -> Referee:
+        """Return the referee of a new process."""
+        referee = Referee(self, process)
+        self.referees.append(referee)
+        return referee
+
+    # Excuses.
+
+    def trouble(self, seconds: float = 400.0) -> None:
+        """Something went wrong that no process can be blamed for."""
+        self._troubled_until = max(self._troubled_until, self.world.true + seconds)
+
+    def interrupted(self, _caller: Caller) -> None:
+        """A signal handler raised as a thread started: what that was to publish is lost."""
+        self._interrupted_at = self.world.true
+        self.trouble(60)
+
+    def hangs(self, caller: Caller) -> None:
+        """A caller's event loop hangs."""
+        caller.notes["hung"] = True
+        self.trouble(caller.notes["hangs until"] - self.world.true + 100)
+
+    def is_calm(self, seconds: float = 0.0, faults: int = 0) -> bool:
+        """Return whether processes can rely on one another: at most so many faults of the cache of late."""
+        if self.store is None:
+            return False
+        since = self.world.true - _DAMAGED - seconds
+        failures = sum(at > since for at in self.store.failures)
+        lied = self.store.is_lying or self.store.last_lie > self.world.true - self.scenario.climate.life - _DAMAGED
+        return self.world.true > self._troubled_until and failures <= faults and not lied
+
+    def _is_healthy(self, caller: Caller) -> bool:
+        """Return whether nothing that this caller can feel went wrong with gateway, vault or network."""
+        since = min(caller.notes["asked"] - 70, self.world.true - 70)
+        last = max(self.gateway.failed_at, self.vault.failed_at if self.vault else _NEVER, self._interrupted_at)
+        last = max(last, self.vault.rotated_at if self.vault else _NEVER)
+        return last < since and not self._stepped(caller, since)
+
+    def _stepped(self, caller: Caller, since: float) -> bool:
+        return bool(caller.party.process.host.stepped_at >= since)
+
+    def _books(self, caller: Caller, key: Key) -> list[tuple[Referee, Book]]:
+        """Return this process's book and the fleet's."""
+        return [(one, one.book(key)) for one in (caller.party.process.referee, self)]
+
+    def _usable(self, caller: Caller) -> Known | None:
+        """Return the token that this caller should be served."""
+        book = caller.party.process.referee.book(caller.party.key)
+        known = book.known
+        if known is None or known.issued.text in self.rejected | self.dropped:
             return None
-        return known if known.lives(self.world.now, party.leeway) else None
+        return known if known.phase(self.world.now, caller.party.client.leeway) < EXPIRED else None
 
-    def asked(self, caller: Caller) -> None:
-        """A caller needs a token, at first or after a 401."""
-        caller.asked, caller.asked_true = self.world.now, self.world.true
-        caller.called = 0.0
-        caller.losses_seen, caller.attempts, caller.minted = 0, 0, None
-        caller.notes.pop("owed", None)
-        caller.notes.pop("began", None)
-        caller.notes["found"] = known = self.usable(caller.party)
-        caller.notes["age"] = known.age(self.world.now, caller.party.leeway) if known else None
-        self.active[caller] = None
+    # Steps.
 
-    def first_step(self, caller: Caller) -> None:
-        """The caller has taken its first step: was it served at once, where it should have been?"""
-        age, effect = caller.notes["age"], caller.effect
-        if age is None or caller.kind == "invalidate" or (caller.request and caller.request.origin != HOME):
+    def before_step(self, caller: Caller, pending: Any, how: str, value: Any) -> None:
+        """A caller is about to go on."""
+        notes = caller.notes
+        if caller.epoch == 0:
+            self._asks(caller)
+        if isinstance(pending, SendRequest) and how == "send":
+            self._api_answer(caller, pending, value.status_code, value.request)
+        elif isinstance(pending, SendRequest) and how == "hook":
+            self._api_answer(caller, pending, 401, pending.request)
+        notes["how"] = how
+        if how == "lost" or getattr(value, "is_timeout", False):
+            reply = notes.get("reply")  # an answer that comes too late is not heard
+            notes["reply"] = None if reply is not None and reply.response is not None else reply
+
+    def _asks(self, caller: Caller) -> None:
+        """A caller needs a token: at first, or after a 401."""
+        notes = caller.notes
+        notes["asked"] = notes["asked awake"] = self.world.true
+        notes["slept"] = caller.party.process.host.slept
+        notes["requests"], notes["minted"], notes["first"] = 0, notes.get("minted"), True
+        notes["found"] = found = self._usable(caller)
+        notes["phase"] = found.phase(self.world.now, caller.party.client.leeway) if found else None
+
+    def after_step(self, caller: Caller, pending: Any) -> None:
+        """A caller has gone on: to the next effect, or to its end."""
+        notes, effect = caller.notes, caller.effect
+        if notes.pop("in flight", False):
+            self._token_answer(caller, notes.pop("reply", None))
+        if isinstance(effect, SendRequest):
+            self._api_request(caller, effect)
+        waits = isinstance(effect, Wait | Sleep | RunInThread | SendTokenRequest)
+        if notes.get("first") and caller.kind not in ("invalidate", "background") and notes["how"] in ("send",):
+            self._first_step(caller, waits=waits)
+        notes["first"] = False
+        if caller.kind == "invalidate" and (caller.outcome or not pending):
+            for _, book in self._books(caller, caller.party.key):
+                book.invalidated_at = self.world.true
+                if book.known is not None:
+                    self.dropped.add(book.known.issued.text)
+        if isinstance(pending, Wait | Sleep | RunInThread | SendTokenRequest) or caller.outcome:
+            self._waited(caller)
+
+    def _first_step(self, caller: Caller, *, waits: bool) -> None:
+        phase, notes = caller.notes["phase"], caller.notes
+        if phase is None or (caller.request is not None and caller.request.origin != HOME) or caller.party.vault:
             return
-        served = isinstance(effect, Send) or caller.outcome == "returned"
-        if age == FRESH:
-            self.check("a fresh token is served at once", served, effect)
-        elif age == STALE:
+        if phase == FRESH and "status" not in notes:
+            self.check("a fresh token is served at once", not waits, (caller.name, caller.effect, notes["found"]))
+        if phase == STALE and "status" not in notes:
             self.check(
-                "a stale token is served at once, unless its caller leads",
-                not (caller.waits_for_caller or isinstance(effect, Sleep)),
+                "a stale token is served at once, unless its caller leads", not isinstance(caller.effect, Wait | Sleep)
             )
-        if age in (STALE, CRITICAL) and caller.party.background and caller.kind != "background":
-            self.check("background renewal delays nobody while a token lives", served, effect)
-        another = self.shared and _served(caller) not in (None, caller.notes["found"].access_token)
-        if age in (STALE, CRITICAL) and served and caller.kind != "background" and not another:
-            self._renewal_not_due(caller, caller.notes["found"])
+        if phase in (STALE, CRITICAL) and "status" not in notes and caller.party.is_background:
+            self.check(
+                "background renewal delays no caller while a token is valid",
+                not waits,
+                (caller.name, caller.effect, notes["found"]),
+            )
+        if phase in (STALE, CRITICAL) and not waits and "status" not in notes:
+            self._renewal_not_due(caller)
 
-    def _renewal_not_due(self, caller: Caller, known: Known) -> None:
-        now, book = self.world.now, self.books[self.fleet.key_of(known)]
-        # A frozen leader is an excuse for as long as its lease may last: four phases of ten seconds, and a while.
-        others = any(
-            other is not caller and other.waits_for_token and now.mono - other.frozen_since < 60
-            for other in self.active
-        )
-        resting = any(pause is not None and pause.holds(now) for pause in (book.pause, book.spacing, book.refusal))
-        excused = self.world.true - self.world.stepped_at < 120 or self.world.true - self.no_thread_true < EPSILON
-        excused = excused or (caller.party.rotates and self.vault.version > 1)  # who waits for the new secret is unseen
-        limited = self._limited(now)
-        excused = excused or (self.shared and self.fleet.rests(caller))
-        self.check(
-            "a renewal that is due is not put off", others or resting or limited or excused, f"{caller.name}: {known}"
-        )
+    def _renewal_not_due(self, caller: Caller) -> None:
+        """A token that is due was served at once: is there a reason not to renew it?"""
+        true, process = self.world.true, caller.party.process
+        book, client_id = process.referee.book(caller.party.key), caller.party.key[0]
+        others = any(one is not caller and (one.party.process is process or self.store) for one in self.active)
+        pauses = [pause.left(true) > -_TICK for pause in (book.renewal, book.spacing, book.failed, book.refused)]
+        excused = others or any(pauses) or process.referee.limited(client_id) or not self._is_healthy(caller)
+        if self.store is not None:
+            fleets = self.book(caller.party.key)
+            pauses = [pause.left(true) > -_TOLD for pause in (fleets.renewal, fleets.spacing)]
+            excused = excused or not self.is_calm() or any(pauses) or self.limited(client_id)
+            excused = excused or fleets.known is None or fleets.known.issued.text != caller.notes["found"].issued.text
+        if caller.request is None and caller.value is None:
+            return
+        served = (caller.request.authorization or "") if caller.request else f"Bearer {caller.value.token.access_token}"
+        if served == f"Bearer {caller.notes['found'].issued.text}":
+            self.check("a renewal that is due is not put off", excused, caller.notes["found"])
 
-    def _limited(self, now: Moment) -> bool:
-        """Tell whether a caller may find that no token request can be sent just now."""
-        in_flight = sum(isinstance(caller.effect, TokenRequest) for caller in self.active)
-        return self.endpoint.limits(now, in_flight) or (self.shared and self.fleet.limits(now))
-
-    # The cache, where it is shared.
-
-    def cache_step(self, caller: Caller, operation: Operation | None, *, asked: bool) -> None:
-        """The caller has taken a step, and may have begun an operation on the cache, or is done with one."""
-        mono = self.world.mono
-        if asked and not caller.waits_for_cache:
-            spent, before = mono - caller.cache_asked, caller.notes.pop("operation")
-            caller.called += spent
-            cut_short = caller.was_frozen or caller.outcome == "cancelled"
-            if not cut_short:
-                most = _PATIENCE if caller.notes["had a token"] else _PATIENCE_WITHOUT_TOKEN
-                self.check("the cache is not waited for longer than promised", spent <= most + _SLACK, f"{spent:.3f} s")
-            if not before.failed and before.done:
-                self.cache_failed, self.cache_worked, self.cache_failures = _NEVER, mono, 0
-            elif not cut_short and caller.cache_asked > max(self.cache_failed, self.cache_worked):  # which is news
-                self.cache_failed, self.cache_failures = mono, self.cache_failures + 1
-        waits = operation is not None and isinstance(caller.effect, Join) and caller.effect.waiter is operation.waiter
-        if waits:
-            in_doubt = self.cache_failures == 1  # who has no token, or a rejected one, asks once more
-            left_alone = in_doubt or mono >= self.cache_failed + _LEFT_ALONE - EPSILON
-            self.check("a cache that failed is waited for by nobody for a while", left_alone, caller.name)
-            caller.cache_waiter, caller.cache_asked = caller.effect.waiter, mono
-            caller.notes["cache asked"] = self.world.now, self.world.neutral
-            caller.notes["operation"], caller.notes["had a token"] = operation, self._serves_meanwhile(caller)
-
-    def _serves_meanwhile(self, caller: Caller) -> bool:
-        """Tell whether the caller has had a token since it asked, so that nothing is urgent."""
-        found = self.usable(caller.party)
-        return found is not None and found is caller.notes["found"] and caller.kind != "invalidate"
+    def _waited(self, caller: Caller) -> None:
+        client, notes, host = caller.party.client, caller.notes, caller.party.process.host
+        seconds = self.world.true - notes["asked"] - (host.slept - notes["slept"])
+        most = client.max_wait + client.timeout + _PATIENCE
+        if not notes.get("hung") and not notes.get("dripped"):
+            self.check("no caller waits longer than max_wait and one timeout", seconds <= most, f"{seconds:.2f} s")
 
     # Token requests.
 
     def token_request(self, caller: Caller, request: TokenRequest) -> None:
         """A token request leaves."""
-        now, key = self.world.now, key_of(request)
-        book = self.books.setdefault(key, Book())
-        self.fleet.token_request(caller, key)
-        lapsed = self.lapsed_true >= caller.asked_true or (book.sender is not None and book.sender.was_frozen)
-        self.check(
-            "at most one token request is in flight per key",
-            book.sender is None or lapsed,
-            self._names(caller, book.sender),
-        )
-        self.check("no token request while a Retry-After runs", now.mono >= self.endpoint.blocked_until - EPSILON)
-        self.check(
-            "a token request has a timeout, within the caller's patience",
-            0 < request.timeout <= caller.party.timeout + EPSILON,
-            request.timeout,
-        )
-        caller.attempts += 1
-        tries = caller.attempts <= _MOST_ATTEMPTS or caller.was_frozen
-        self.check("a caller gives up after so many failing attempts", tries, caller.name)
-        if book.refusal is not None and book.refusal.sure and not lapsed:
-            self.check("a refusal is not followed by another try at once", not book.refusal.holds(now, -EPSILON))
-        voluntary = False
-        if self.world.stepped_at < caller.asked_true and not lapsed:
-            voluntary = self._justified(caller, book, now)
-        if "flight" not in caller.notes:
-            flags = (book.known.rejected, book.known.forgotten) if book.known else None
-            caller.notes["flight"] = (key, book.known, flags)
-        caller.notes["sent"], caller.notes["voluntary"], caller.notes["lapsed"] = now, voluntary, lapsed
-        caller.notes["before"] = book.known if book.known and book.known.lives(now, caller.party.leeway) else None
-        book.sender = caller
+        notes, key, true = caller.notes, key_of(request), self.world.true
+        party, process = caller.party, caller.party.process
+        notes["requests"] += 1
+        self.check("one call sends at most 6 token requests", notes["requests"] <= 6)
+        self.check("a token request has a timeout", 0 < request.timeout <= party.client.timeout)
+        for other in self.active:
+            if other is caller or not other.notes.get("in flight") or other.notes["key"] != key:
+                continue
+            late = other.notes.get("hung") or true - other.notes["sent true"] > party.client.timeout + 4.9
+            if other.party.process is process:
+                self.check("one token request is in flight per key and process", late, other.name)
+            elif self.is_calm(1.0):
+                self.check("one token request is in flight per key and fleet", late, other.name)
+        for referee, book in self._books(caller, key):
+            if referee.is_strict:
+                own = process.referee.book(key).known
+                if referee.process or own is None or own.is_public:  # else its generation is another
+                    self._justify(caller, referee, book, slack=_TICK if referee.process else _TOLD)
+        notes.update({"in flight": True, "key": key, "sent": self.world.now, "sent true": true})
+        notes["was valid"] = self._usable(caller)
+        notes.pop("reply", None)
 
-    def _justified(self, caller: Caller, book: Book, now: Moment) -> bool:
-        """Check that this mint is one that CONTRACT allows; say whether it is voluntary: a live token remains."""
-        known = book.known
-        if known is None or known.forgotten or not known.lives(now, caller.party.leeway):
-            return False
-        if known.access_token in self.fleet.doubtful:
-            return False
-        stale, _, _ = known.margins(caller.party.leeway)
-        early = known.left(now) > stale + EPSILON
-        if known.rejected:
-            brake = None if self.shared and caller.party.rotates else book.brake
-            if early and brake is not None and brake.sure and not known.dropped:
-                self.check("401-driven mints obey the brake", not brake.holds(now, -EPSILON), brake)
-            return False
-        self.check("a mint is voluntary, or due to a rejection or a death", not early, f"{caller.name}: {known}")
-        if book.pause is not None and book.pause.sure:
-            self.check("a failed renewal is not repeated within its cool-down", not book.pause.holds(now, -EPSILON))
-        if book.spacing is not None and book.spacing.sure:
-            self.check("voluntary renewals keep their distance", not book.spacing.holds(now, -EPSILON))
-        return True
+    def _justify(self, caller: Caller, referee: Referee, book: Book, slack: float) -> None:
+        """Check that the contract allows this token request."""
+        true, host, where = self.world.true, caller.party.process.host, "" if referee.process else " in the fleet"
 
-    def vault_failed(self) -> None:
-        """The callable secret has raised, or come too late."""
-        self.fleet.failed_true = self.world.true
-        for book in self.books.values():
-            book.vault_failed(self.world.now)
-        self.fleet.vault_failed()
+        def runs(pause: Pause) -> bool:
+            is_sure = host.stepped_at < pause.at and (slack == _TICK or pause.at > self._troubled_until)
+            is_known = true - pause.at > slack or slack == _TICK
+            return is_sure and is_known and pause.left(true) > slack and not caller.notes.get("hung")
 
-    def arrival(self) -> None:
-        """A token request has reached the gateway."""
-        count, limit = self.endpoint.arrived(self.world.true), self.endpoint.limit
-        if limit is not None:
-            given_up = sum(caller.was_frozen for caller in self.active)  # the process counts these from their sending
-            self.check("the token rate limit is kept", count <= limit[0] + given_up, f"{count} within {limit[1]} s")
-        self.fleet.arrival()
-
-    def token_request_over(self, caller: Caller, reply: Reply | None) -> None:
-        """The flow was given the answer, or closed (None), and has taken its next step."""
-        now = self.world.now
-        key = caller.notes["flight"][0]
-        book = self.books[key]
-        if book.sender is caller:
-            book.sender = None
-        self.endpoint.answered.append(now.mono)
-        self.fleet.token_request_over(caller, reply)
-        if caller.was_frozen:
-            self.lapsed_true = self.world.true
-        caller.notes.pop("failing", None)
-        known = self._known_from(caller, reply, now)
-        if reply is None or known is not None:
-            if known is not None:
-                self._landed(caller, book, key, known)
-            del caller.notes["flight"]
+        blocked = referee.blocked.get(caller.party.key[0], Pause())
+        self.check(f"no token request while a Retry-After runs{where}", not runs(blocked), blocked)
+        self.check(f"a refusal is cached{where}", not runs(book.refused), book.refused)
+        retries = caller.notes["requests"] > 1
+        known, leeway = book.known, caller.party.client.leeway
+        if known is None or known.issued.text in self.dropped or caller.notes.get("hung"):
+            self.check(f"an outage is cached{where}", retries or not runs(book.failed), book.failed)
             return
-        self.endpoint.told(reply, now)
-        self.fleet.failed_true = self.world.true
-        if caller.outcome == "lost" and not caller.was_frozen:
-            for other in self.active:
-                other.losses_seen += other.waits_for_caller
-        caller.attempts -= reply.kind == "429"
-        caller.notes["failing"] = reply.kind
+        known = known.on(host, self.world)
+        phase = known.phase(self.world.now, leeway)
+        is_told = true - known.got_true > slack and known.sent_true > host.stepped_at
+        if referee.process is None:
+            is_told = is_told and known.sent_true > self._troubled_until and known.is_public
+        if phase == EXPIRED or not is_told:
+            self.check(f"an outage is cached{where}", retries or not runs(book.failed), book.failed)
+        elif known.issued.text in self.rejected or known.issued.text == caller.notes.get("served"):
+            is_late = caller.notes["asked"] <= book.rejected.at + slack  # its 401 came before
+            self.check(f"the back-off of rejections is kept{where}", is_late or not runs(book.rejected), book.rejected)
+        elif not caller.party.vault:
+            self.check(f"a fresh token is not requested again{where}", phase != FRESH, known)
+            self.check(f"a failed renewal is paused{where}", not runs(book.renewal), book.renewal)
+            self.check(f"voluntary renewals keep their distance{where}", not runs(book.spacing), book.spacing)
 
-    def stepped(self, caller: Caller, pending: Any, how: str) -> None:
-        """A caller has taken a step: is its flight over? Not while it waits for a retry, or asks the vault again."""
-        effect, kind = caller.effect, caller.notes.get("failing")
-        if kind is None or isinstance(effect, Sleep) or (isinstance(effect, Call) and effect.function is self.vault):
+    def arrived(self, caller: Caller, epoch: int, request: TokenRequest) -> None:
+        """A token request reached the gateway."""
+        if caller.epoch != epoch or self.scenario.limit is None:
             return
-        if caller.waits_for_cache:
+        most, seconds = self.scenario.limit
+        key = key_of(request)
+        for referee in (caller.party.process.referee, self):
+            arrivals = referee.arrivals.setdefault(key[0], deque())
+            arrivals.append(self.world.true)
+            while arrivals[0] <= self.world.true - seconds:
+                arrivals.popleft()
+            if referee is not self or self.is_calm(60):
+                where = "" if referee.process else " in the fleet"
+                self.check(f"the token rate limit is kept{where}", len(arrivals) <= most, len(arrivals))
+
+    def _token_answer(self, caller: Caller, reply: Reply | None) -> None:
+        """A token request is over: `reply` is what the flow heard, None if it heard nothing."""
+        notes, true, key = caller.notes, self.world.true, caller.notes["key"]
+        for referee in (caller.party.process.referee, self):
+            referee.answered.setdefault(key[0], deque(maxlen=200)).append(true)
+        notes["dripped"] = notes.get("dripped") or true - notes["sent true"] > caller.party.client.timeout + 0.5
+        if notes["how"] not in ("send", "lost"):
             return
-        if isinstance(effect, TokenRequest):
-            again = self.shared and kind != "refusal" and key_of(effect) == caller.notes["flight"][0]
-            if again or isinstance(pending, Sleep):
-                return
-        del caller.notes["failing"]
-        attempts, caller.attempts = caller.attempts, 0
-        key, before, flags = caller.notes.pop("flight")
-        book, refusal = self.books[key], kind == "refusal"
-        if book.known is not before and self.usable(caller.party):
-            self.fleet.failed_perhaps(key, refusal=refusal)
-            return  # late: somebody has a newer token
-        changed = book.known is not before or (before and flags != (before.rejected, before.forgotten))
-        sure = not (changed or caller.was_frozen or caller.party.rotates or (before and before.rejected))
-        if self.shared and caller.outcome == "cancelled":  # while it told of its failure, perhaps
-            book.failed(self.world.now, refusal=refusal, sure=False, blurs=True)
-            self.fleet.failed_perhaps(key, refusal=refusal)
-        elif how == "send" or caller.outcome == "lost":  # else it was cancelled, or the vault failed it
-            # Retries that end may have ended for lack of time, which counts as nobody's failure.
-            spent = refusal or caller.notes["voluntary"]
-            blurs = changed or not spent
-            since = self.world.now, self.world.neutral
-            if isinstance(pending, Join) and pending.waiter is caller.cache_waiter:
-                since = caller.notes["cache asked"]  # to tell others of it, which was some time ago
-            book.failed(since[0], refusal=refusal, sure=sure, blurs=blurs)
-            self.fleet.failed(caller, key, since[1], refusal=refusal, sure=sure, blurs=blurs, attempts=attempts)
+        if reply is None or reply.issued is None:
+            self._failed(caller, key, reply)
+            return
+        issued = reply.issued
+        known = Known(issued, notes["sent"], notes["sent true"], caller.party.process.host, issued.life, true)
+        known.is_public = self.is_calm()
+        self.rejected.discard(issued.text)
+        self.dropped.discard(issued.text)
+        leeway = caller.party.client.leeway
+        if known.phase(self.world.now, leeway) == EXPIRED:
+            self._failed(caller, key, Reply("refusal", None))
+            return
+        notes["minted"] = issued.text
+        caller.party.key = key
+        for _, book in self._books(caller, key):
+            if book.known is not None and book.known.sent_true > known.sent_true:
+                continue  # a late answer
+            before, book.known = book.known, known
+            book.refused, book.failed, book.renewal = Pause(), Pause(), Pause()
+            voluntary = _same(before, notes["was valid"])
+            book.spacing = Pause(true, min(30.0, known.life / 10) if voluntary else 0.0)
+        self.tokens[issued.text] = known
 
-    def _known_from(self, caller: Caller, reply: Reply | None, now: Moment) -> Known | None:
-        """Return the token that a reply holds, if it can be used."""
-        if reply is None or reply.issued is None or reply.kind != "good":
-            return None
-        known = Known(reply.issued.access_token, caller.notes["sent"], reply.life)
-        return known if known.lives(now, caller.party.leeway) else None
-
-    def _landed(self, caller: Caller, book: Book, key: Key, known: Known) -> None:
-        now, voluntary = self.world.now, caller.notes["voluntary"]
-        began_alive = caller.notes["found"] is not None and caller.attempts == 1  # to die before the request left
-        perhaps = caller.notes["before"] is not None or began_alive
-        sure = voluntary and not caller.was_frozen
-        if self.shared and any(other.rejected and other.sends == 1 for other in self.active):
-            book.doubt(now)  # who looks first what others know has not told of the rejection yet
-        late = self.shared and book.known is not None and known.sent.mono < book.known.sent.mono
-        if not (late and caller.was_frozen):  # what came meanwhile may have been kept, rejected or not
-            book.landed(known, now, voluntary=voluntary or perhaps or caller.was_frozen, sure=sure)
-        if known is book.known or known.access_token not in self._known:
-            self._known[known.access_token] = known
-        self.fleet.landed(caller, key, known, voluntary=voluntary or perhaps or caller.was_frozen, sure=sure)
-        caller.attempts, caller.minted = 0, known
+    def _failed(self, caller: Caller, key: Key, reply: Reply | None) -> None:
+        notes, true, stepped_at = caller.notes, self.world.true, caller.party.process.host.stepped_at
+        self.gateway.failed_at = true
+        for referee, book in self._books(caller, key):
+            if reply is not None and reply.retry_after and reply.response is not None:
+                blocked = referee.blocked.get(key[0], Pause())
+                if reply.retry_after > blocked.left(true):
+                    referee.blocked[key[0]] = Pause(true, reply.retry_after)
+            if caller.party.vault or notes.get("hung"):
+                continue
+            if reply is not None and reply.kind == "refusal":
+                book.refused = book.refused.again(true, _REFUSED, stepped_at)
+            elif _same(book.known, notes["was valid"]):
+                book.renewal = book.renewal.again(true, _FAILED, stepped_at)
+            elif isinstance(caller.error, TokenEndpointUnavailableError) and notes["requests"] == 4:
+                book.failed = Pause(true, _FAILED[0])
 
     # API requests.
 
-    def api_request(self, caller: Caller, request: Request, sent: bytes) -> None:
-        """An API request leaves."""
-        caller.sends += 1
-        access_token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        self.check("at most two sends per API request", caller.sends <= 2, caller.name)
+    def _api_request(self, caller: Caller, effect: SendRequest) -> None:
+        request: Any = effect.request
+        notes = caller.notes
+        notes["sends"] = notes.get("sends", 0) + 1
+        self.check("an API request is sent at most twice", notes["sends"] <= 2)
         if request.origin != HOME:
-            self.check("no other origin gets the token", not access_token, caller.name)
+            self.check("no token goes to another origin", request.authorization is None, request)
             return
-        self.check("never an API request without a token", access_token in self.fleet.minted, caller.name)
-        self.check("the body goes out whole each time", request.content.whole(sent), f"{caller.name} {sent!r}")
-        before, caller.served = caller.served, self.served(caller, access_token)
-        if caller.sends == 2 and before.rejected and not self.gateway.climate.reissues:
-            self.check("a replay carries another token", caller.served is not before, caller.name)
+        text = (request.authorization or "").removeprefix("Bearer ")
+        issued = self.gateway.tokens.get(text)
+        self.check("no API request without a token", issued is not None, request)
+        assert issued is not None
+        mine = issued.key[0] == caller.party.key[0] and (caller.party.vault or issued.key == caller.party.key)
+        self.check("no API request with another key's token", mine, issued)
+        known = self.tokens.get(text)
+        if notes["sends"] == 2 and "redirected" not in notes:
+            self.check("a replay has another token", self.scenario.climate.reissues or text != notes["served"], text)
+        notes["served"], host = text, caller.party.process.host
+        if known is None:
+            return  # its answer was lost for the caller that requested it, but not for the cache
+        lied = self.store is not None and self.store.last_lie > known.sent_true
+        if host.stepped_at < known.sent_true and not lied:
+            is_valid = self.world.true < issued.at + issued.life
+            self.check("no API request with an expired token", is_valid, f"{caller.name}: {issued}")
+        own = caller.party.process.referee.book(issued.key).known
+        known = own if own is not None and own.issued.text == text else known
+        if known.host is host or not lied:
+            phase = known.on(host, self.world).phase(self.world.now, caller.party.client.leeway)
+            self.check("no API request with a token in its last seconds", phase < EXPIRED, known)
+        for referee, book in self._books(caller, known.issued.key):  # a follower adopts
+            if referee.process and (book.known is None or book.known.sent_true < known.sent_true):
+                book.known = known.on(host, self.world)
 
-    def served(self, caller: Caller, access_token: str) -> Known:
-        """A caller was given a token to send."""
-        issued = self.gateway.tokens[access_token]
-        self.check("never a token past its expiry", self.world.true < issued.expiry, f"{caller.name} {access_token}")
-        key = self.fleet.minted[access_token].key
-        known = self._known.get(access_token)
-        if known is None or (self.shared and not known.lives(self.world.now, caller.party.leeway)):
-            known = self._adopted(access_token, key)  # for the first time, or issued once more
-        left = known.left(self.world.now) - known.margins(caller.party.leeway)[2]
-        living = left > -EPSILON or access_token in self.fleet.doubtful
-        self.check("never a dead token, by any clock of the machine", living, f"{caller.name} {known}")
-        current = self.usable(caller.party)
-        late = known is not current and current is not None and current is self.books[key].known
-        self.check("a token that came late is not served", not late, f"{caller.name} {known}")
-        caller.party.key = key
-        return known
-
-    def _adopted(self, access_token: str, key: Key) -> Known:
-        """Take note that this process has taken over a token that another one minted."""
-        self.check("no process has another's token, but through a shared cache", self.shared)
-        known = self.fleet.minted[access_token].known_here(self.world)
-        self._known[access_token] = known
-        book = self.books.setdefault(key, Book())
-        if book.known is None or known.sent.mono > book.known.sent.mono or not self._holds(book.known):
-            book.adopted(known)
-        return known
-
-    def _holds(self, known: Known) -> bool:
-        return not (known.rejected or known.forgotten)
-
-    def vanished(self, process: Process) -> None:
-        """Whoever was under way is gone: a child process has only the memory of it, and a new one not even that."""
-        for caller in self.active:
-            if caller.rejected and self.shared:
-                self.books[self.fleet.key_of(caller.served)].doubt(self.world.now, caller.asked.mono)
-            if isinstance(caller.effect, TokenRequest):
-                self.endpoint.answered.append(self.world.mono)
-                if self.endpoint.arrivals:  # the parent's, which alone will know when it was answered
-                    self.endpoint.arrivals.pop()
-        self.fleet.vanished(process, self.active)
-        self.active.clear()
-        for book in self.books.values():
-            book.sender = None
-
-    def forgotten(self) -> None:
-        """Somebody calls `invalidate`, or has done so."""
-        for book in self.books.values():
-            if book.known is not None:
-                book.known.forgotten = True
-        self.fleet.forgotten()
-
-    def api_answer(self, caller: Caller, request: Request, status: int) -> None:
-        """The flow is about to be given the API's answer."""
-        access_token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not access_token or caller.redirected:
+    def _api_answer(self, caller: Caller, effect: SendRequest, status: int, last: Any) -> None:
+        notes, true, stepped_at = caller.notes, self.world.true, caller.party.process.host.stepped_at
+        notes["status"] = status
+        served = notes.get("served")
+        if served is None or effect.request.origin != HOME:  # type: ignore[attr-defined]
             return
-        key = self.fleet.minted[access_token].key
-        book = self.books[key]
-        if status == 401:
-            book.rejected(caller.served, self.world.now, replay=caller.sends == 2)
-            caller.rejected, caller.released = True, False
-            brake = book.brake is not None and book.brake.holds(self.world.now)
-            caller.notes["held"] = held = brake or self._limited(self.world.now)
-            caller.served.dropped |= not held and caller.sends == 1
-        elif caller.minted is caller.served:
-            book.accepted(caller.served)
-            if self.shared and book.brake is not None and any(other.rejected for other in self.active):
-                book.brake.sure = False  # who looks first what others know has not told of the rejection yet
-        self.fleet.api_answer(caller, key, access_token, status, held=caller.notes.get("held", True))
-
-    def effect(self, caller: Caller) -> None:
-        """A flow has yielded something."""
-        effect = caller.effect
-        if isinstance(effect, Release):
-            caller.released = True
-        elif caller.rejected and caller.sends == 1 and isinstance(effect, Join | Sleep | TokenRequest):
-            self.check("a rejected response is read before anything is awaited", caller.released, effect)
-
-    # The end of a call.
-
-    def finished(self, caller: Caller) -> None:
-        """A caller is through."""
-        self.active.pop(caller, None)
-        if caller.outcome in ("cancelled", "lost"):
-            self.fleet.cancelled(caller)
-            if caller.rejected and self.shared:
-                self.books[self.fleet.key_of(caller.served)].doubt(self.world.now, caller.asked.mono)
-        error = caller.error
-        if caller.kind == "background" or (caller.kind == "invalidate" and error is None):
+        known, is_replay = self.tokens.get(served), notes["sends"] == 2
+        is_ours = status == 401 and last.authorization == f"Bearer {served}" and last.origin == HOME
+        notes["healable"] = is_ours and not is_replay and last.is_replayable and notes.get("how") != "hook"
+        if known is None:
             return
-        party, waited = caller.party, self.world.mono - caller.asked.mono - caller.called
+        minted = notes.get("minted") == served
+        if is_ours:
+            self.rejected.add(served)
+        for _, book in self._books(caller, known.issued.key):
+            if is_ours and ((is_replay and minted) or not last.is_replayable or caller.has_hook):
+                book.rejections.append(true)
+                if is_replay and minted and _same(book.known, known) and true > book.accepted_at + 60:
+                    book.rejected = book.rejected.again(true, _REJECTED, stepped_at)
+            elif is_replay and minted and status != 401 and not caller.has_hook:
+                book.accepted_at = true
+                book.rejected = Pause()
+        if is_ours and not is_replay:
+            self._asks(caller)
+            notes["minted"] = None
+
+    # Ends.
+
+    def ended(self, caller: Caller) -> None:
+        """A call is over."""
+        notes = caller.notes
+        if caller.error is not None:
+            self.check("each caller gets an error object of its own", id(caller.error) not in self.errors)
+            self.errors[id(caller.error)] = caller.error
+        if caller.kind == "invalidate":
+            return
         if caller.outcome == "failed":
-            kinds = (TokenEndpointError, ConfigurationError) if party.rotates else TokenEndpointError
-            self.check("errors are of the package's own kinds", isinstance(error, kinds), repr(error))
-            self.check("each caller gets an error of its own", id(error) not in self.fleet.errors, error)
-            self.fleet.errors[id(error)] = error  # kept, so that no id is used twice
-            known = self.usable(party)
-            if not party.rotates or known is caller.notes["found"]:
-                self.check("no call fails while a token lives", known is None, f"{caller.name}: {error!r} {known}")
-            if not caller.was_frozen:
-                self._failure_justified(caller, error, waited)
-        calm = self.world.stepped_at < caller.asked_true and not caller.was_frozen and not party.rotates
-        known = self.usable(party)
-        if caller.outcome == "lost" and calm and known is not None and known is caller.notes["before"]:
-            renews = caller.notes["voluntary"] or caller.notes["lapsed"]
-            self.check("only the one that renews may see the network fail", renews, caller.name)
-        returned = caller.outcome == "returned" and caller.status == 401
-        if returned and caller.sends == 1 and caller.rejected and not party.rotates and not caller.was_frozen:
-            stands = (
-                caller.notes["held"]
-                or (self.shared and (self.fleet.brakes(caller) or self._limited(self.world.now)))
-                or not caller.request
-                or not caller.request.content.replayable
+            self._failed_call(caller)
+        if caller.outcome == "returned" and notes.get("status") == 401 and notes.get("healable"):
+            self._returned_401(caller)
+
+    def _failed_call(self, caller: Caller) -> None:
+        known, true = self._usable(caller), self.world.true
+        excused = caller.party.vault is not None and self.vault.rotated_at > true - 400
+        if known is not None and not excused:
+            self.check(
+                "no call fails while a token is valid", known.got_true > true - _TICK, f"{caller.error}; {known}"
             )
-            self.check("a 401 is answered with a replay, if one may help", stands, caller.name)
-
-    def _failure_justified(self, caller: Caller, error: BaseException | None, waited: float) -> None:
-        now, party = self.world.now, caller.party
-        book = self.books.get(party.key) if party.key else None
-        verdict = any(
-            b.refusal is not None and b.refusal.holds(now)
-            for b in ([book] if book is not None and not party.rotates else self.books.values())
-        )
-        verdict = verdict or (self.shared and (self.fleet.refuses() or self.fleet.fails()))
-        patience = min(party.timeout, party.max_wait) if party.rotates else party.max_wait
-        haste = _HASTE if self.shared else EPSILON  # those who wait fail together, if about as patient
-        patient = waited + caller.called < patience - haste
-        if isinstance(error, RateLimitError):
-            fair = self.fleet.endpoint.limited_at >= caller.asked.mono or self._limited(now)
-            fair = fair or (self.shared and not patient)
-        else:
-            fair = verdict or self.fleet.failed_true >= caller.asked_true or not patient
-        if self.shared:  # who joins a flight shares what its leader has found, though it was told before
-            fair = fair or self.failed_fairly == self.world.true
-            self.failed_fairly = self.world.true
-        self.check("a failure has a cause in the gateway", fair, f"{caller.name}: {error!r} after {waited:.3f} s")
-
-    def waited(self, caller: Caller) -> None:
-        """A caller has done waiting for a token, one way or another."""
-        party = caller.party
-        if caller.minted is not None and caller.outcome != "cancelled":
-            party.key = self.fleet.minted[caller.minted.access_token].key
-        if caller.was_frozen or caller.outcome == "cancelled":
+        fleets = self.book(caller.party.key).known
+        if self.is_calm() and fleets is not None and not excused and fleets.is_public:
+            is_valid = (
+                fleets.on(caller.party.process.host, self.world).phase(self.world.now, caller.party.client.leeway)
+                < EXPIRED
+            )
+            is_told = fleets.issued.text not in self.rejected | self.dropped
+            is_told = is_told and fleets.got_true < true - _TOLD and fleets.host.stepped_at < fleets.sent_true
+            self.check("no call fails while the fleet has a valid token", not (is_valid and is_told), caller.error)
+        client = caller.party.key[0]
+        limited = caller.party.process.referee.limited(client) or self.limited(client)
+        if caller.notes.get("hung") or self._troubled_until > caller.notes["asked"]:
             return
-        waited = self.world.mono - caller.asked.mono - caller.called
-        self.check("nobody waits past max_wait", waited <= party.max_wait + party.timeout + _SLACK, f"{waited:.3f} s")
-        self.check(
-            "waiters see at most two connections lost in a flight",
-            caller.losses_seen <= _MOST_LOSSES_SEEN * (3 if party.rotates else 1),
-            f"{caller.name} saw {caller.losses_seen}",
-        )
-        found = caller.notes["found"]
-        gone = found is None or found.rejected or found.forgotten or self.world.stepped_at >= caller.asked_true
-        if not gone and found.lives(self.world.now, party.leeway):
-            most = party.timeout * (3 if party.rotates else 1) + _SLACK  # once for each secret
-            self.check("a renewal costs its caller one timeout, while a token lives", waited <= most, f"{waited:.3f} s")
+        faults = self.store is not None and not self.is_calm(caller.party.client.max_wait, faults=1)
+        self.check("no call fails without a cause", limited or faults or not self._is_healthy(caller), caller.error)
 
-    def _names(self, *callers: Caller | None) -> str:
-        return ", ".join(caller.name for caller in callers if caller is not None)
-
-    def idle(self) -> None:
-        """Nobody can run, and time is about to jump."""
-        waiting = []
-        for caller in self.active:
-            if isinstance(caller.effect, TokenRequest | Sleep | Call) or caller.waits_for_cache or caller.was_frozen:
-                return
-            if caller.waits_for_caller:
-                waiting.append(caller)
-        self.check("nobody waits for nobody", not waiting, self._names(*waiting))
-
-    def over(self) -> None:
-        """The world has come to rest."""
-        self.check("every caller finishes", not self.active, self._names(*self.active))
+    def _returned_401(self, caller: Caller) -> None:
+        """A 401 was returned that another token might have healed."""
+        notes, true, key = caller.notes, self.world.true, self.gateway.tokens[caller.notes["served"]].key
+        process, client_id = caller.party.process, key[0]
+        own, fleets = process.referee.book(key), self.book(key)
+        since = own.accepted_at
+        if self.is_calm(faults=1) and fleets.accepted_at < notes["asked"] - _TOLD:
+            since = max(since, fleets.accepted_at)
+        rejected = any(max(since, true - 65) < at for at in fleets.rejections)
+        limited = process.referee.limited(client_id) or self.limited(client_id)
+        excused = rejected or limited or notes.get("hung") or not self._is_healthy(caller)
+        excused = excused or (self.store is not None and not self.is_calm(faults=1)) or self._troubled_until > true
+        self.check("a 401 is returned only for a rejected replay or a rate limit", excused, caller.name)
 
 
-def _served(caller: Caller) -> str | None:
-    """Return the token that a caller was given, or None where that is told to nobody."""
-    if isinstance(caller.effect, Send):
-        return str(caller.effect.request.headers.get("Authorization", "")).removeprefix("Bearer ")
-    return caller.value.access_token if caller.kind == "get_token" and caller.outcome == "returned" else None
+def _same(one: Known | None, other: Known | None) -> bool:
+    return one is not None and other is not None and one.issued.text == other.issued.text

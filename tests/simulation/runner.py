@@ -1,100 +1,61 @@
-"""Runs seeds, prints their figures, and names the command that replays a failure."""
+"""The command line: run many seeds, or replay one."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
-import traceback
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import reduce
+from collections.abc import Iterable
 
-from .simulate import Figures, simulate
+from .simulate import Figures, InvariantError, simulate
 
-__all__ = ["main", "report", "run_seeds"]
-
-_CHUNK = 100
-Failure = tuple[int, str]
+__all__ = ["main", "run_seeds"]
 
 
-def say(text: str) -> None:
-    """Print a line."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def run_seeds(seeds: Iterable[int]) -> tuple[Figures, list[Failure]]:
-    """Run seeds one after the other; return what they amount to, and what failed."""
+def run_seeds(seeds: Iterable[int]) -> tuple[Figures, list[tuple[int, str]]]:
+    """Run seeds; return the figures, and what failed."""
     figures, failures = Figures(), []
     for seed in seeds:
         try:
-            figures.add(simulate(seed))
+            simulate(seed, figures=figures)
         except Exception as error:
             failures.append((seed, f"{type(error).__name__}: {error}"))
     return figures, failures
 
 
-def report(figures: Figures, failures: Sequence[Failure], seconds: float, say: Callable[[str], object] = say) -> None:
-    """Print the figures, and how to replay what failed."""
-    say(
-        f"{figures.seeds} seeds, {figures.seconds / 86400:.1f} simulated days, {sum(figures.calls.values())} calls, "
-        f"{figures.api_requests} API requests, {figures.token_requests} token requests, {figures.steps} steps, "
-        f"{figures.processes} processes, {figures.operations} operations on shared caches, "
-        f"{sum(figures.faults.values())} faults, {sum(figures.checks.values())} invariants checked, {seconds:.1f} s"
-    )
-    tables: tuple[tuple[str, Counter[str]], ...] = (
-        ("Calls, by outcome", figures.calls),
-        ("Faults injected", figures.faults),
-        ("Invariants checked", figures.checks),
-    )
-    for title, table in tables:
-        say(f"\n{title}:")
-        for name, count in sorted(table.items()):
-            say(f"  {count:9} {name}")
-    for seed, failure in failures:
-        say(f"\nFAILED seed {seed}: {failure}\n  replay: python -m tests.simulation --seed {seed} --trace")
-    say(f"\n{len(failures)} of {figures.seeds + len(failures)} seeds failed")
-
-
-def replay(seed: int, *, trace: bool) -> int:
-    """Run one seed, with its trace if asked for."""
-    started = time.perf_counter()
-    try:
-        figures = simulate(seed, say if trace else None)
-    except Exception:
-        say(traceback.format_exc())
-        return 1
-    report(figures, [], time.perf_counter() - started)
-    return 0
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the command line; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=1000, help="how many")
-    parser.add_argument("--from", type=int, default=0, dest="start", help="the first seed")
-    parser.add_argument("--seed", type=int, help="only this one")
-    parser.add_argument("--trace", action="store_true", help="with --seed: print every step")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--plant", action="store_true", help="plant bugs, and say what caught each")
-    arguments = parser.parse_args(argv)
-    if arguments.plant:
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation")
+    parser.add_argument("--seeds", type=int, default=1000, help="how many seeds")
+    parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed")
+    parser.add_argument("--seed", type=int, help="run this seed alone")
+    parser.add_argument("--trace", action="store_true", help="print each step")
+    parser.add_argument("--plants", action="store_true", help="plant each bug, and print which seed catches it")
+    options = parser.parse_args(arguments)
+    if options.plants:
         from .plants import hunt_all
 
-        return hunt_all(say)
-    if arguments.seed is not None:
-        return replay(arguments.seed, trace=arguments.trace)
-    started = time.perf_counter()
-    seeds = range(arguments.start, arguments.start + arguments.seeds)
-    chunks = [seeds[i : i + _CHUNK] for i in range(0, len(seeds), _CHUNK)]
-    if arguments.jobs > 1:
-        with ProcessPoolExecutor(arguments.jobs) as pool:
-            parts = list(pool.map(run_seeds, chunks))
-    else:
-        parts = list(map(run_seeds, chunks))
-    figures = reduce(lambda total, part: (total.add(part[0]), total)[1], parts, Figures())
-    failures = [failure for part in parts for failure in part[1]]
-    report(figures, failures, time.perf_counter() - started)
+        return hunt_all(print)
+    if options.seed is not None:
+        try:
+            simulate(options.seed, print if options.trace else None)
+        except InvariantError as error:
+            print(f"\n{error}")  # noqa: T201
+            return 1
+        return 0
+    figures, failures = run_seeds(range(options.first, options.first + options.seeds))
+    days = figures.seconds / 86_400
+    print(
+        f"{figures.seeds} seeds, {days:.0f} simulated days, {figures.token_requests} token requests, {figures.steps} steps"
+    )  # noqa: T201
+    for name, counted in (("calls", figures.calls), ("faults", figures.faults), ("invariants checked", figures.checks)):
+        print(f"\n{name}:")  # noqa: T201
+        for what, count in sorted(counted.items()):
+            print(f"  {count:9}  {what}")  # noqa: T201
+    print(f"\n{len(failures)} of {options.seeds} seeds failed")  # noqa: T201
+    for seed, failure in failures:
+        print(f"  replay: python -m tests.simulation --seed {seed} --trace  # {failure}")  # noqa: T201
     return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

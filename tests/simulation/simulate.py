@@ -1,485 +1,504 @@
-"""One seed, from the first call to the last: callers, gateway, troubles and referee put together."""
+"""Running one seed: who calls when, what goes wrong, and the driver that performs what flows yield."""
 
 from __future__ import annotations
 
-import random
+import contextlib
+import logging
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
-from baas_auth_plugins._flow import Call, Join, Release, Sleep, TokenRequest
-from baas_auth_plugins._fork import _after_fork_in_child
-from baas_auth_plugins._httpx import Send
-from baas_auth_plugins.cache import MemoryTokenCache, TokenCache
+from baas_auth_plugins import _process
+from baas_auth_plugins._http.flow import Answer, SendRequest
+from baas_auth_plugins._lifecycle import credentials, effects
+from baas_auth_plugins._lifecycle.effects import Flow, Job, ReadResponse, RunInThread, SendTokenRequest, Sleep, Wait
+from baas_auth_plugins._oauth.messages import NetworkError, TokenRequest
 
-from .callers import FOREIGN, HOME, Body, Caller, Party, Request, requests_flow
-from .fleet import FleetReferee
-from .gateway import Gateway, Key, Reply, key_of
-from .invariants import InvariantError, Referee
-from .process import Process, process_globals
-from .scenario import SECRET, Scenario, Vault, build_parties
-from .store import LYING, TROUBLES, Connection, Operation, Store
-from .world import Host, Task, World
+from .callers import FOREIGN, HOME, ApiLostError, Caller, InterruptError, Request, flow_of
+from .gateway import Gateway, Reply
+from .invariants import Fleet, InvariantError
+from .process import Party, Process, Vault, build_parties
+from .scenario import Scenario
+from .store import TROUBLES, Blocked, Store
+from .world import Host, World
 
-__all__ = ["Figures", "Simulation", "simulate"]
+__all__ = ["Figures", "InvariantError", "Simulation", "simulate"]
 
-_MOST_STEPS = 60_000
+_MOST_STEPS = 200_000
+_logger = logging.getLogger("baas_auth_plugins")
 
 
 @dataclass
 class Figures:
-    """What a run amounts to."""
+    """What was simulated."""
 
     seeds: int = 0
     seconds: float = 0.0
-    calls: Counter[str] = field(default_factory=Counter)
-    token_requests: int = 0
-    api_requests: int = 0
-    processes: int = 0
-    operations: int = 0
     steps: int = 0
+    token_requests: int = 0
+    operations: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     checks: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: Figures) -> None:
-        """Add another run's."""
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
+
+class _Thread:
+    """Stands for `threading.Thread` in the code under test."""
+
+    def __init__(self, target: Any, args: tuple[Any, ...] = (), **_: Any) -> None:
+        self.target = target
+        self.args = args
+        self.caller: Caller | None = None
+
+    def start(self) -> None:
+        """Start it in the simulation that runs."""
+        _running[-1].start_thread(self)
+
+    def is_alive(self) -> bool:
+        """Whether its caller is still under way."""
+        return self.caller is not None and not self.caller.outcome
 
 
-def simulate(seed: int, trace: Callable[[str], object] | None = None) -> Figures:
-    """Run one seed.
-
-    Raises:
-        InvariantError: an invariant does not hold.
-    """
-    return Simulation(seed, trace).run()
+_running: list[Simulation] = []
 
 
 class Simulation:
-    """Everything of one seed."""
+    """One seed."""
 
-    def __init__(self, seed: int, trace: Callable[[str], object] | None = None) -> None:
-        self.scenario = scenario = Scenario.draw(seed)
+    def __init__(self, seed: int, figures: Figures, trace: Callable[[str], object] | None, scenario: Scenario) -> None:
+        self.scenario = scenario
         self.world = World(seed)
-        self.random = self.world.random
-        self.figures = Figures(seeds=1)
-        self.gateway = Gateway(self.world, scenario.climate, self.figures.faults)
-        limit, shared = scenario.provider.token_rate_limit, scenario.shared_cache
-        self.fleet = FleetReferee(self.world, limit, self.gateway, shared=shared)
-        self.store = Store(
-            self.world, scenario.cache_stormy, self.figures.faults, self.fleet.trouble, self.fleet.changed, self._enter
-        )
-        self.processes = self.fleet.processes
-        self.vault: Vault | None = None
-        self._process: Process | None = None
-        self._operation: Operation | None = None
+        self.rng = self.world.random
+        self.figures = figures
         self._trace = trace
-        if trace is not None:
-            self.fleet.note = self.note
-        self._callers = 0
-        self._freezes = False
-        self._bursts = scenario.bursts
-        self._left_behind: list[Generator[Any, Any, Any]] = []
-        self._gone: list[Process] = []
-
-    def run(self) -> Figures:
-        """Let everything happen."""
-        with process_globals(self._in_daemon_thread), self.world.clocks(self.scenario.seed):
-            self.note("the world", str(self.scenario))
-            try:
-                self._prepare()
-                self.world.at(0.0, self._burst)
-                self.world.run(self._step, self.fleet.idle)
-                self.fleet.over()
-            finally:
-                self.store.closed = True
-                for flow in (*self._left_behind, *(caller.flow for caller in self.fleet.active())):
-                    flow.close()
-        self.figures.seconds = self.world.true
-        self.figures.checks = self.fleet.checks
-        self.figures.operations = self.store.operations
-        return self.figures
-
-    def note(self, who: str, what: object) -> None:
-        """Write a line of the trace."""
-        if self._trace is not None:
-            now = self.world.now
-            self._trace(f"{self.world.true:13.3f} [wall {now.wall - 1.75e9:+.3f} mono {now.mono:.3f}] {who}: {what}")
-
-    @property
-    def parties(self) -> list[Party]:
-        """All auth objects of all processes."""
-        return [party for process in self.processes for party in process.parties]
-
-    def _prepare(self) -> None:
-        if self.scenario.callable_secret:
-            self.vault = self.fleet.vault = Vault()
-        for number in range(self.scenario.processes):
-            self.processes.append(self._new_process(number))
-
-    def _new_process(self, number: int) -> Process:
-        """Start a process: it knows nothing."""
-        scenario = self.scenario
-        host = Host(scenario.skews[number % len(scenario.skews)])
-        rng = self.random
-        if scenario.processes > 1:
-            host.zero = rng.uniform(0, 1e6)
-            if scenario.alike:
-                rng = random.Random(f"parties {scenario.seed}")  # noqa: S311  # a simulation, not cryptography
-        referee = Referee(self.world, self.fleet, scenario.shared_cache)
-        process = Process(number, host, referee)
-        self.figures.processes += 1
-        self._enter(process)
-        cache: TokenCache = Connection(self.store) if scenario.shared_cache else MemoryTokenCache()
-        accept = self.gateway.accepted.add
-        process.parties = build_parties(scenario, rng, self.vault, process, cache, accept, self._spawner)
+        self.gateway = Gateway(self.world, scenario.climate, figures.faults)
+        self.fleet = Fleet(self.world, self.gateway, scenario, figures.checks)
+        self.store = (
+            Store(self.world, scenario.cache_stormy, figures.faults, self.enter) if scenario.is_shared else None
+        )
+        self.fleet.store = self.store
+        self.vault = Vault(self.world, "client") if scenario.has_vault else None
+        self.fleet.vault = self.vault
+        self.gateway.accepted |= {("client", "another secret"), ("other", "another secret")}
         if self.vault is not None:
-            self._accept_vault(process)
-        elif scenario.shared_cache:
-            self.fleet.seal = process.parties[0].grant.client.seal(SECRET)
+            self.gateway.accepted.add(self.vault.key)
+        self.current: Process | None = None
+        self.stepping: Caller | None = None
+        self.thread: _Thread | None = None
+        self.is_closed = False
+        self._count = 0
+        self._hangs_next = False
+        self._left_behind: list[Caller] = []
+        self.processes: list[Process] = []
+
+    def boot(self) -> None:
+        """Start all processes."""
+        zero, hosts = 0.0, list[Host]()
+        for skew in self.scenario.skews:
+            share = hosts and self.rng.random() < 0.3
+            hosts.append(hosts[-1] if share else Host(skew=skew, zero=zero))
+            zero += self.rng.choice((0.0, -3_000_000.0, 1_000_000.0))
+        self.processes = [self._new_process(number, host) for number, host in enumerate(hosts)]
+
+    # Processes.
+
+    def _new_process(self, number: int, host: Host) -> Process:
+        self._count += 1
+        process = Process(number, host, f"process{self._count}")
+        process.referee = self.fleet.referee(process)
+        left = self.enter(process)
+        build_parties(process, self.rng, self.scenario, self.store, self.vault, self._sender, self._renew)
+        self.enter(left)
         return process
 
-    def _enter(self, process: Process) -> Process | None:
+    def enter(self, process: Process | None) -> Process | None:
         """Go on as this process; return the one before."""
-        before = self._process
-        if process is not before:
-            if before is not None:
-                before.leave()
-            self._process, self.world.host = process, process.host
+        before, self.current = self.current, process
+        if process is not None:
             process.enter()
+            self.world.host = process.host
         return before
 
-    def _in_daemon_thread(self, work: Callable[[], None]) -> None:
-        """Leave what may block to the virtual world."""
-        assert self._process is not None
-        self._operation = operation = self.store.start(self._process, work)
-        if operation is not None:
-            self.note(f"process {self._process.number}", f"an operation on the cache: {operation.fate}")
+    def _vanish(self, process: Process) -> None:
+        """Whoever is under way in a process takes no further step."""
+        for caller in list(self.fleet.active):
+            if caller.party.process is process:
+                caller.outcome = "vanished"
+                caller.epoch += 1
+                self._left_behind.append(caller)
+                del self.fleet.active[caller]
+        if self.store is not None:
+            self.store.vanish(process)
+        process.referee.vanished()
 
-    def _accept_vault(self, process: Process) -> None:
-        assert self.vault is not None
-        for party in process.parties:
-            self.gateway.accepted.add(key_of(party.grant.client.token_request(self.vault.secret, {})(1.0)))
+    # Threads of the code under test.
 
-    def _spawner(self, party: Party) -> Callable[[Generator[Any, Any, None]], None]:
-        """Return what runs background renewals: as one more caller."""
+    def start_thread(self, thread: _Thread) -> None:
+        """Start a thread: a job, or a background renewal."""
+        if self.is_closed:
+            return
+        if self.scenario.impatience and self.rng.random() < 0.01 and self.stepping is not None:
+            self.figures.faults["interrupt: as a thread starts"] += 1
+            self.fleet.interrupted(self.stepping)
+            raise InterruptError
+        job = getattr(thread.args[0], "__self__", None) if thread.args else None
+        if isinstance(job, Job):
+            self._run_job(job)
+            return
+        self.thread = thread
+        thread.target()
 
-        def spawn(flow: Generator[Any, Any, None]) -> None:
-            if self.random.random() < 0.05:
-                self.figures.faults["no thread can be started"] += 1
-                party.process.referee.no_thread_true = self.world.true
-                raise RuntimeError("can't start new thread")
-            party.process.referee.active[self._start(party, "background", flow)] = None
+    def _run_job(self, job: Job[Any]) -> None:
+        process = self.current
+        assert process is not None
 
-        return spawn
+        def finish(function: Callable[[], Any]) -> None:
+            if not process.is_gone and not self.is_closed:
+                left = self.enter(process)
+                job._function = function
+                job._run()
+                self.enter(left)
 
-    # Traffic.
-
-    def _burst(self) -> None:
-        """Some callers come at about the same time; then it is quiet for a while."""
-        rng, scenario = self.random, self.scenario
-        size = rng.randint(1, scenario.crowd)
-        spread = rng.choice((0.0, 0.0, 0.1, 3.0, 20.0))
-        for _ in range(size):
-            self.world.after(rng.uniform(0, spread), self._call)
-        if scenario.troubles and rng.random() < 0.4:
-            self.world.after(rng.uniform(0, spread + 1), partial(self._trouble, rng.choice(scenario.troubles)))
-        self._bursts -= 1
-        if self._bursts > 0:
-            self.world.at(self.world.true + max(self._gap(), 0.001), self._burst)
-
-    def _gap(self) -> float:
-        """Return seconds until the next burst: often just where a token turns stale, critical or dead."""
-        rng, life = self.random, self.scenario.climate.life
-        kind = rng.random()
-        if kind < 0.25:
-            return rng.uniform(0, 10)
-        if kind < 0.4:
-            return rng.uniform(10, 90)
-        if kind < 0.8:
-            party = rng.choice(self.parties)
-            self._enter(party.process)
-            known = party.process.referee.usable(party)
-            if known is not None:
-                margin = rng.choice(known.margins(party.leeway))
-                return known.left(self.world.now) - margin + rng.choice((-2.0, -0.3, -0.01, 0.01, 0.5, 4.0))
-        if kind < 0.97:
-            return rng.uniform(0, 2 * life)
-        return rng.uniform(3600, 2 * 86400)
-
-    def _call(self) -> None:
-        rng, scenario = self.random, self.scenario
-        party, kind = rng.choice(self.parties), rng.choice(scenario.clients)
-        self._enter(party.process)
-        if kind == "get_token":
-            caller = self._start(party, kind, self._get_token(party))
+        process.job_function = job._function
+        try:
+            value = job._function()
+        except Blocked as blocked:
+            blocked.begin(finish)
         else:
-            body = Body("bytes" if scenario.plain else rng.choice(Body.KINDS), kind)
-            path = "/denied" if rng.random() < scenario.denied else rng.choice(("/pix",) * 12 + ("/moved",))
-            request: Any = Request(kind, body, path, FOREIGN if rng.random() < 0.02 else HOME)
-            flow = party.face._flow(request) if kind == "httpx" else requests_flow(party.face, request)
-            caller = self._start(party, kind, flow, request)
-        if rng.random() < scenario.impatience:
-            patience = rng.choice((0.0, 0.01, 0.1, 1.0, 5.0))
-            self.world.after(rng.uniform(0, patience), partial(self.world.resume, caller, "cancel"))
+            finish(lambda: value)
 
-    def _get_token(self, party: Party) -> Generator[Any, Any, Any]:
-        return (yield from party.grant.acquire({}))
+    def _renew(self, flow: Flow[Any]) -> None:
+        thread, caller = self.thread, self.stepping
+        assert thread is not None
+        assert caller is not None
+        thread.caller = self.start("background", caller.party, flow)
 
-    def _start(self, party: Party, kind: str, flow: Generator[Any, Any, Any], request: Request | None = None) -> Caller:
-        self._callers += 1
-        caller = Caller(f"{kind} {self._callers} of {party.name}", party, kind, flow, request)
-        self.world.resume(caller, "send")
+    def _sender(self, request: TokenRequest, _is_awaited: Callable[[], bool]) -> Any:
+        """Send a token request in a thread of the code under test."""
+        caller = self.stepping
+
+        def begin(finish: Callable[[Callable[[], Any]], None]) -> None:
+            assert caller is not None
+            self._send_token_request(caller, request, lambda reply: finish(partial(_response, reply)))
+
+        raise Blocked(begin)
+
+    def _send_token_request(self, caller: Caller, request: TokenRequest, answer: Callable[[Reply], object]) -> None:
+        self.figures.token_requests += 1
+        self.note(caller, f"token request, timeout {request.timeout:.2f}")
+        epoch = caller.epoch
+        self.fleet.token_request(caller, request)
+
+        def answered(reply: Reply) -> None:
+            if caller.epoch == epoch:
+                caller.notes["reply"] = reply
+                answer(reply)
+
+        self.gateway.token_request(request, lambda: self.fleet.arrived(caller, epoch, request), answered)
+        if self._hangs_next and caller.kind == "httpx":
+            self._hangs_next = False
+            caller.notes["hangs until"] = self.world.true + self.rng.choice((8, 40, 120))
+            self.fleet.hangs(caller)
+
+    # Callers.
+
+    def start(self, kind: str, party: Party, flow: Flow[Any] | None = None) -> Caller:
+        """Begin a call."""
+        rng, scenario = self.rng, self.scenario
+        self._count += 1
+        request = None
+        if kind in ("requests", "httpx"):
+            denied = rng.random() < scenario.denied
+            path = "/denied" if denied else rng.choice(("/pix",) * 15 + ("/moved", "/stripped"))
+            origin = FOREIGN if rng.random() < 0.02 else HOME
+            request = Request(path, origin, is_replayable=rng.random() >= scenario.unreplayable)
+        left = self.enter(party.process)
+        caller = Caller(
+            f"{kind} {self._count} of {party.name}", kind, party, flow or flow_of(kind, party, request), request
+        )
+        self.enter(left)
+        caller.has_hook = rng.random() < scenario.hooks
+        self.fleet.active[caller] = None
+        self.world.soon(lambda: self.step(caller, 0, "send", None), party.process.host)
+        if kind != "background" and rng.random() < scenario.impatience:
+            how = "interrupt" if kind in ("requests", "get_token") else "cancel"
+            patience = rng.choice((0.0, 0.01, 0.1, 1.0, 5.0)) * rng.random()
+            self.world.after(patience, lambda: self.step(caller, caller.epoch, how, None), party.process.host)
         return caller
 
-    # One step of one caller.
-
-    def _step(self, task: Task) -> None:
-        assert isinstance(task, Caller)
-        caller, referee = task, task.party.process.referee
-        self._enter(caller.party.process)
+    def step(self, caller: Caller, epoch: int, how: str, value: Any) -> None:
+        """Let a caller go on, unless it has gone on since."""
+        if caller.outcome or caller.epoch != epoch:
+            return
+        if caller.notes.get("hangs until", 0.0) > self.world.true:
+            self.world.after(
+                caller.notes["hangs until"] - self.world.true, lambda: self.step(caller, epoch, how, value)
+            )
+            return
         self.figures.steps += 1
-        referee.check("the world comes to rest", self.figures.steps < _MOST_STEPS)
-        first, pending = caller.epoch == 0, caller.effect
-        how, value = caller.action or ("send", None)
-        if first:
-            self.note(caller.name, "starts")
-            referee.asked(caller)
-        if caller.exchange is not None:
-            caller.exchange.over = True  # whatever is still under way never arrives
-        answered = isinstance(pending, Send) and how == "send" and caller.request is not None
-        if answered:
-            caller.status = value.status_code
-            self.note(caller.name, f"the API answers {caller.status}")
-            referee.api_answer(caller, pending.request, value.status_code)
-            if caller.rejected and caller.sends == 1:
-                referee.asked(caller)
-        if how == "throw":
-            self.fleet.failed_true = self.world.true
-        caller.reply = value if isinstance(value, Reply) else None
-        if caller.reply is not None:
-            self.note(caller.name, f"the token endpoint: {_told(caller.reply)}")
-            caller.action = ("lost", None) if caller.reply.response is None else ("send", caller.reply.response)
-        asked_cache = caller.waits_for_cache
-        self._operation = None
-        caller.effect = effect = caller.advance()
-        referee.cache_step(caller, self._operation, asked=asked_cache)
-        if isinstance(pending, TokenRequest):
-            referee.token_request_over(caller, caller.reply)
-        referee.stepped(caller, pending, how)
-        if caller.kind == "invalidate":
-            referee.forgotten()  # at each step, since a token may come while it waits
-        if not isinstance(pending, Send) and (isinstance(effect, Send) or caller.done):
-            referee.waited(caller)
-        if first and how != "cancel":
-            referee.first_step(caller)
-        if caller.kind == "get_token" and caller.outcome == "returned":
-            referee.served(caller, caller.value.access_token)
-        if caller.done:
-            self.figures.calls[f"{caller.kind}: {_ended(caller)}"] += 1
-            self.note(caller.name, f"{_ended(caller)} {caller.error or ''}")
-            referee.finished(caller)
-        else:
-            referee.effect(caller)
-            self._perform(caller, effect)
+        left, stepping, self.stepping = self.enter(caller.party.process), self.stepping, caller
+        pending = caller.effect
+        if isinstance(pending, RunInThread) and how == "send":
+            value = pending.job.outcome_in_time()
+        if how in ("cancel", "interrupt"):
+            self.figures.faults[how] += 1
+            self.note(caller, how)
+        try:
+            self.fleet.before_step(caller, pending, how, value)
+            caller.step(how, value)
+            self.fleet.after_step(caller, pending)
+            if caller.outcome:
+                self._end(caller)
+            else:
+                self._perform(caller, caller.effect)
+        finally:
+            self.enter(left)
+            self.stepping = stepping
+
+    def _end(self, caller: Caller) -> None:
+        status = caller.notes.get("status")
+        answered = caller.outcome == "returned" and status
+        ended = (
+            f"answered {status}"
+            if answered
+            else f"{caller.outcome} {type(caller.error).__name__ if caller.error else ''}"
+        )
+        self.figures.calls[f"{caller.kind}: {ended.strip()}"] += 1
+        self.note(caller, f"{ended}: {caller.error or ''}")
+        del self.fleet.active[caller]
+        self.fleet.ended(caller)
 
     def _perform(self, caller: Caller, effect: Any) -> None:
-        world, resume = self.world, self._resumer(caller)
-        if self._trace is not None:
-            self.note(caller.name, _shown(effect))
-        match effect:
-            case TokenRequest():
-                self.figures.token_requests += 1
-                referee = caller.party.process.referee
-                referee.token_request(caller, effect)
-                caller.exchange = self.gateway.token_request(
-                    effect, lambda reply: resume("send", reply), referee.arrival
-                )
-                if self._freezes and caller.kind == "httpx":  # threads do not hang, event loops do
-                    self._freezes = False
-                    self._freeze(caller)
-            case Send(request):
-                self._send(caller, request, resume)
-            case Sleep(seconds):
-                world.after(seconds, lambda: resume("send"))
-            case Join(waiter, seconds):
-                waiter.notify = lambda: resume("send")
-                if waiter.woken:
-                    resume("send")
-                world.after(seconds, lambda: resume("send"))
-            case Call(function, timeout):
-                self._call_out(caller, function, timeout, resume)
-            case Release():
-                resume("send")
-
-    def _resumer(self, caller: Caller) -> Callable[..., None]:
-        """Return what resumes the caller from where it is now; too late, it does nothing."""
-        epoch = caller.epoch
+        """Do what a flow yields, later."""
+        world, host, epoch = self.world, caller.party.process.host, caller.epoch
 
         def resume(how: str, value: Any = None) -> None:
-            if caller.epoch == epoch:
-                self.world.resume(caller, how, value)
+            world.soon(lambda: self.step(caller, epoch, how, value), host)
 
-        return resume
+        if self._trace is not None and not isinstance(effect, SendTokenRequest):
+            self.note(caller, _shown(effect))
+        try:
+            self._begin(caller, effect, resume)
+        except InterruptError as error:
+            resume("throw", error)
 
-    def _call_out(
-        self, caller: Caller, function: Callable[[], Any], timeout: float, resume: Callable[..., None]
-    ) -> None:
-        """Call the vault or the cache in a thread; async code does not wait for it longer than its timeout."""
-        began, seconds = self.world.mono, self.random.choice((0.001, 0.01, 0.3))
-        if self.random.random() < 0.05:
-            self.figures.faults["a blocking call took long"] += 1
-            seconds = self.random.choice((4.0, 12.0))
+    def _begin(self, caller: Caller, effect: Any, resume: Callable[..., None]) -> None:
+        world, host = self.world, caller.party.process.host
+        match effect:
+            case SendRequest():
+                self._send(caller, effect.request, resume)
+            case SendTokenRequest():
+                self._send_token_request(caller, effect.request, partial(_answer, resume))
+                if self.rng.random() < 0.8:  # else the answer drips: no phase of it takes too long
+                    world.after(effect.request.timeout, lambda: resume("lost"), host)
+            case RunInThread():
+                job = effect.job
+                waiter = job.join()
+                waiter.notify = lambda: resume("send")
+                if waiter.is_woken:
+                    waiter.notify()
+                world.after(effect.seconds, lambda: resume("send"), host)
+            case Wait():
+                effect.waiter.notify = lambda: resume("send")
+                if effect.waiter.is_woken:
+                    resume("send")
+                world.after(effect.seconds, lambda: resume("send"), host)
+            case Sleep():
+                world.after(effect.seconds, lambda: resume("send"), host)
+            case ReadResponse():
+                world.after(self.rng.choice((0.0, 0.01, 1.0)), lambda: resume("send"), host)
 
-        def over(how: str, value: Any) -> None:
-            if caller.effect is not effect:
-                return
-            if how == "throw":
-                self.figures.faults[f"a blocking call raised {type(value).__name__}"] += 1
-                if function is self.vault:
-                    caller.party.process.referee.vault_failed()
-            caller.called += self.world.mono - began
-            resume(how, value)
+    def _send(self, caller: Caller, request: Any, resume: Callable[..., None]) -> None:
+        def answer() -> None:
+            self.answer(caller, request, resume)
 
-        def call() -> None:
-            try:
-                value = function()
-            except Exception as error:
-                over("throw", error)
-            else:
-                over("send", value)
+        self.world.after(self.rng.choice((0.01, 0.1, 2.0)), answer)
 
-        effect = caller.effect
-        if caller.kind == "httpx" and seconds > timeout:
-            self.world.after(timeout, lambda: over("throw", TimeoutError()))
-        self.world.after(seconds, call)
+    def answer(self, caller: Caller, request: Request, resume: Callable[..., None]) -> None:
+        """Let the API answer."""
+        status = self.gateway.api_status(request.path, request.authorization)
+        if request.origin == FOREIGN:
+            status = 401
+        if status is None:
+            resume("lost" if caller.kind == "httpx" else "throw", ApiLostError())
+        elif status == 401 and caller.has_hook and caller.kind == "httpx":
+            resume("hook", 401)
+        elif request.path in ("/moved", "/stripped") and "redirected" not in caller.notes and request.origin == HOME:
+            caller.notes["redirected"] = True
+            last = Request("/pix", FOREIGN if request.path == "/moved" else HOME, request.is_replayable)
+            resume("send", Answer(401, last))
+        else:
+            resume("send", Answer(status, request))
 
-    def _send(self, caller: Caller, request: Request, resume: Callable[..., None]) -> None:
-        self.figures.api_requests += 1
-        caller.party.process.referee.api_request(caller, request, request.content.send())
-        authorization = request.headers.get("Authorization")
+    # Traffic and troubles.
 
-        def answer(status: int | None) -> None:
-            if status is None:
-                resume("lost")
-                return
-            last = request
-            if request.path == "/moved" and request.origin != FOREIGN:  # where clients take the header off
-                self.figures.faults["API: redirected elsewhere"] += 1
-                last, status = Request(request.client, request.content, "/", FOREIGN), 401
-                caller.redirected = True
-            resume("send", SimpleNamespace(status_code=status, request=last))
+    def run(self) -> None:
+        """Run all bursts to their end."""
+        self.world.after(0, lambda: self._burst(self.scenario.bursts))
+        steps = self.world.run(_MOST_STEPS)
+        self.fleet.check("the world comes to rest", steps < _MOST_STEPS)
+        self.fleet.check("every caller finishes", not self.fleet.active, [one.name for one in self.fleet.active])
 
-        caller.exchange = self.gateway.api_request(request.path, authorization, answer)
+    def _burst(self, left: int) -> None:
+        rng = self.rng
+        spread = rng.choice((0.0, 0.0, 0.5, 5.0, 30.0))
+        for _ in range(rng.randint(1, self.scenario.crowd)):
+            party = rng.choice(rng.choice(self.processes).parties)
+            process, index = party.process.number, party.process.parties.index(party)
+            self.world.after(
+                rng.uniform(0, spread),
+                lambda process=process, index=index: self.start(
+                    rng.choice(self.scenario.kinds), self.processes[process].parties[index]
+                ),
+            )
+        if self.scenario.troubles and rng.random() < 0.5:
+            self.world.after(rng.uniform(0, spread + 1), partial(self._trouble, rng.choice(self.scenario.troubles)))
+        if left > 1:
+            self.world.after(self._gap(), lambda: self._burst(left - 1))
 
-    # Troubles.
+    def _gap(self) -> float:
+        rng, life = self.rng, self.scenario.climate.life
+        margins = (min(self.scenario.leeway, life / 2), min(60, life / 10), min(5, life / 60))
+        kind = rng.random()
+        if kind < 0.3:
+            return rng.uniform(0, 12)
+        if kind < 0.5:
+            return rng.uniform(10, 90)
+        if kind < 0.8:  # just where a token becomes stale, critical or expired
+            newest = max((issued.at for issued in self.gateway.tokens.values()), default=self.world.true)
+            due = newest + life - rng.choice(margins) + rng.choice((-2.0, -0.3, 0.05, 1.0, 4.0))
+            return max(0.1, due - self.world.true)
+        return rng.uniform(0, 2 * life) if kind < 0.97 else rng.uniform(3600, 2 * 86_400)
 
     def _trouble(self, kind: str) -> None:
-        rng, world = self.random, self.world
-        process = self.processes[0] if len(self.processes) == 1 else rng.choice(self.processes)
-        self._enter(process)
+        rng, process = self.rng, self.rng.choice(self.processes)
         self.figures.faults[f"trouble: {kind}"] += 1
-        self.note("trouble", f"{kind}, in process {process.number}")
+        self.note(None, f"{kind}, process {process.number}")
         match kind:
             case "revoke":
                 self.gateway.revoke()
-            case "wall clock step":
+            case "revoke twice":
+                self.gateway.revoke()
+                self.world.after(rng.uniform(1, 60), self.gateway.revoke)
+            case "step":
+                self.world.step_wall_clock(process.host, rng.choice((-1, 1)) * rng.choice((2, 60, 3600, 86_400)))
                 self.fleet.trouble()
-                world.step_wall_clock(rng.choice((-1, 1)) * rng.choice((2, 60, 3600, 86_400)))
-            case "sleep":
-                world.suspend(rng.choice((1, 30, 600, 20_000)))
+            case "suspend":
+                self.world.suspend(process.host, rng.choice((1, 30, 600, 20_000)))
                 self.fleet.trouble()
             case "fork":
-                self._fork(process)
-            case "kill":
-                self._kill(process)
-            case "freeze":
-                self._freezes = True  # whoever sends the next token request
-            case "rotate" if self.vault is not None:
-                old = set(self.gateway.accepted)
-                self.vault.rotate()
-                for one in self.processes:
-                    self._accept_vault(one)
-                self.fleet.trouble()  # whoever has the new secret knows nothing of what was told under the old one
-                self.world.at(world.true + rng.choice((0, 60)), lambda: self._retire(old))
-            case "vault" if self.vault is not None:
-                self.vault.sealed = not self.vault.sealed
+                self._vanish(process)
+                left = self.enter(process)
+                process.id = f"{process.id}+"
+                process.enter()
+                self.enter(left)
+            case "crash":
+                self._vanish(process)
+                process.is_gone = True
+                self._left_behind += [Caller("gone", "", party, iter(())) for party in process.parties]  # type: ignore[arg-type]
+                self.processes[process.number] = self._new_process(process.number, process.host)
+            case "hang":
+                self._hangs_next = True
             case "invalidate":
-                party = rng.choice(process.parties)
-                self._start(party, "invalidate", self._invalidate(party))
-            case _ if kind in TROUBLES:
+                self.start("invalidate", rng.choice(process.parties))
+            case "rotate" if self.vault is not None:
+                old = self.vault.key
+                self.vault.version += 1
+                self.vault.rotated_at = self.world.true
+                self.gateway.accepted.add(self.vault.key)
+                self.world.after(rng.choice((0, 60)), lambda: self.gateway.accepted.discard(old))
+            case _ if kind.startswith("vault") and self.vault is not None:
+                self.vault.state = kind.rsplit(maxsplit=1)[-1]
+                self.vault.failed_at = self.world.true
+            case _ if self.store is not None and kind in TROUBLES:
                 self.store.trouble(kind)
-                if kind in LYING:
-                    self.fleet.lied()
 
-    def _retire(self, keys: set[Key]) -> None:
-        self.gateway.accepted -= keys
-        if self.random.random() < 0.5:
-            for key in sorted(keys):
-                if key in self.gateway.current:
-                    self.gateway.current[key].dead = True
+    def note(self, caller: Caller | None, text: str) -> None:
+        """Write a line of the trace."""
+        if self._trace is not None:
+            self._trace(f"{self.world.true:12.3f}  {caller.name if caller else 'TROUBLE':34}  {text}")
 
-    def _invalidate(self, party: Party) -> Generator[Any, Any, None]:
-        yield from party.grant.invalidate()
-
-    def _freeze(self, caller: Caller) -> None:
-        """Let a caller's event loop hang for long enough to be given up, and others call when it comes back."""
-        rng = self.random
-        seconds = rng.choice((rng.uniform(10, 70), rng.uniform(60, 400)))
-        caller.was_frozen = True
-        caller.frozen_since, caller.frozen_until = self.world.mono, self.world.mono + seconds
-        self.fleet.trouble(seconds)
-        self.note(caller.name, f"hangs for {seconds:.1f} s")
-        for _ in range(rng.randint(0, 6)):
-            self.world.after(rng.choice((rng.uniform(0, seconds), seconds + rng.uniform(0, 5))), self._call)
-
-    def _fork(self, process: Process) -> None:
-        """Go on as the child: whoever was under way exists in the parent only."""
-        self._vanish(process)
-        _after_fork_in_child()
-
-    def _kill(self, process: Process) -> None:
-        """End a process with no goodbye, and start another in its place."""
-        process.gone = True
-        self._gone.append(process)  # kept, so that nothing of it runs
-        self._vanish(process)
-        self.processes[process.number] = self._new_process(process.number)
-
-    def _vanish(self, process: Process) -> None:
-        """Take away whoever is under way in a process, without a further step."""
-        self.store.vanish(process)
-        for caller in list(process.referee.active):
-            caller.done = True
-            if caller.exchange is not None:
-                caller.exchange.over = True
-            self._left_behind.append(caller.flow)
-        process.referee.vanished(process)
-        self.world.drop(lambda task: task.done or (task.party.process is process and process.gone))
+    def close(self) -> None:
+        """End what is left behind, without consequences."""
+        self.is_closed = True
+        for caller in [*self._left_behind, *self.fleet.active]:
+            left = self.enter(caller.party.process)
+            with contextlib.suppress(BaseException):
+                caller.flow.close()
+            self.enter(left)
 
 
-def _told(reply: Reply) -> str:
-    return f"{reply.kind} {reply.response.status_code if reply.response else ''} {reply.issued or ''}"
+def _response(reply: Reply) -> Any:
+    if reply.response is None:
+        raise NetworkError("connection reset")
+    return reply.response
 
 
-def _ended(caller: Caller) -> str:
-    if caller.outcome == "failed":
-        return f"failed with {type(caller.error).__name__}"
-    return f"answered {caller.status}" if caller.outcome == "returned" and caller.status else caller.outcome
+def _answer(resume: Callable[..., None], reply: Reply) -> None:
+    if reply.response is None:
+        resume("lost")
+    else:
+        resume("send", reply.response)
 
 
 def _shown(effect: Any) -> str:
     match effect:
-        case TokenRequest():
-            return f"token request, timeout {effect.timeout:.3f}"
-        case Send(request):
-            return f"API request to {request.origin}{request.path} with {request.headers.get('Authorization')}"
-        case Join(_, timeout):
-            return f"waits for another, at most {timeout:.3f}"
-    return str(effect)
+        case SendRequest():
+            return f"API request {effect.request.path} {effect.request.authorization}"
+        case Wait():
+            return f"waits for another caller, at most {effect.seconds:.2f}"
+        case Sleep():
+            return f"sleeps {effect.seconds:.2f}"
+        case RunInThread():
+            return f"thread, at most {effect.seconds:.2f}: {getattr(effect.job._function, '__qualname__', 'vault')}"
+    return type(effect).__name__
 
 
-__all__ += ["InvariantError"]
+@contextmanager
+def _patched(simulation: Simulation) -> Iterator[None]:
+    level, thread = _logger.level, SimpleNamespace(Thread=_Thread, get_ident=lambda: 1)
+    _logger.setLevel(logging.CRITICAL + 1)
+    _running.append(simulation)
+    try:
+        with ExitStack() as stack:
+            for name in ("_by_owner", "_process_id"):
+                stack.enter_context(patch.object(_process, name, getattr(_process, name)))
+            stack.enter_context(patch.object(effects, "threading", thread))
+            stack.enter_context(patch.object(credentials, "threading", thread))
+            stack.enter_context(simulation.world.clocks())
+            yield
+    finally:
+        _running.pop()
+        _logger.setLevel(level)
+
+
+def simulate(
+    seed: int,
+    trace: Callable[[str], object] | None = None,
+    figures: Figures | None = None,
+    scenario: Scenario | None = None,
+) -> Simulation:
+    """Run a seed.
+
+    Raises:
+        InvariantError: something does not hold.
+    """
+    figures = figures or Figures()
+    simulation = Simulation(seed, figures, trace, scenario or Scenario.draw(seed))
+    if trace is not None:
+        trace(str(simulation.scenario))
+    with _patched(simulation):
+        try:
+            simulation.boot()
+            simulation.run()
+        finally:
+            simulation.close()
+    figures.seeds += 1
+    figures.seconds += simulation.world.true
+    figures.operations += simulation.store.operations if simulation.store else 0
+    return simulation

@@ -1,12 +1,4 @@
-"""Virtual time, and the scheduler that interleaves callers at every yield.
-
-Three clocks, as on a real machine. `true` is the gateway's: it never stands still nor jumps back. The
-machine's monotonic clock is the true one minus the time it slept; its wall clock is the true one
-plus whatever it was stepped by. Timers of callers run on the monotonic clock, all else on the true one.
-
-The processes of a fleet may be on hosts of their own: each has its own wall clock, and its own zero of the
-monotonic one. Whoever steps something says on which host that is.
-"""
+"""Virtual time: the true time, each host's two clocks, and a scheduler that interleaves whatever is due."""
 
 from __future__ import annotations
 
@@ -15,164 +7,119 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-__all__ = ["EPSILON", "Host", "Moment", "Task", "World"]
+__all__ = ["Host", "Moment", "World"]
 
-EPSILON = 1e-3
-"""Seconds within which the simulation does not argue."""
-
-_BOOT, _EPOCH = 1_000.0, 1_750_000_000.0
-_TICK = 1e-6  # no timer is shorter: a float that grows by less may not grow at all
-_HICCUP = 0.03  # how often a runnable caller is left lying while time goes on
+_EPOCH, _BOOT = 1_750_000_000.0, 5_000_000.0
+_HICCUP = 0.03  # how often a caller that could go on is left waiting for a while
 
 
 class Moment(NamedTuple):
-    """One moment on the machine's two clocks."""
+    """One moment on a host's two clocks."""
 
     wall: float
-    mono: float
+    monotonic: float
 
     def since(self, earlier: Moment) -> float:
-        """Return the seconds from `earlier`, by whichever clock says more."""
-        return max(self.wall - earlier.wall, self.mono - earlier.mono)
+        """Return the seconds since `earlier`, by the clock that says more."""
+        return max(self.wall - earlier.wall, self.monotonic - earlier.monotonic, 0.0)
 
 
 @dataclass(eq=False)
 class Host:
-    """What is one machine's own: how far its wall clock is off, and when its monotonic one began."""
+    """One machine.
 
-    off: float = 0.0
+    Attributes:
+        skew: seconds by which its wall clock is off.
+        slept: seconds for which it was suspended: its monotonic clock stood still.
+        zero: seconds by which its monotonic clock differs from another host's.
+        awake_at: until then it is suspended.
+        stepped_at: the true time of the last step or suspension.
+    """
+
+    skew: float = 0.0
+    slept: float = 0.0
     zero: float = 0.0
+    awake_at: float = 0.0
+    stepped_at: float = float("-inf")
 
 
-class Task:
-    """Something that can be stepped: the scheduler's view of a caller."""
-
-    name: str
-    done = False
-    epoch = 0
-    """Grows at each step, so that timers and answers which come too late are recognised."""
-    frozen_until = 0.0
-    """On the monotonic clock: its event loop hangs, while everything else goes on."""
-    frozen_since = float("inf")
-    action: tuple[str, Any] | None = None
-    """What it is resumed with, once it is runnable."""
+@dataclass(order=True)
+class _Event:
+    due: float
+    tie: float
+    number: int
+    action: Callable[[], object] = field(compare=False)
+    host: Host | None = field(compare=False)
 
 
 class World:
-    """The clocks, the timers, and who may run."""
+    """The true time, which never stands still nor goes back, and what is due when."""
 
     def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)  # noqa: S311  # a simulation, not cryptography
+        self.random = random.Random(seed)
         self.true = 0.0
-        self.stepped_at = float("-inf")
-        self.slept = 0.0
-        self.host = Host()
-        self._serial = 0
-        self._events: list[tuple[float, int, Callable[[], object]]] = []
-        self._timers: list[tuple[float, int, Callable[[], object]]] = []
-        self._runnable: list[Task] = []
-
-    @property
-    def mono(self) -> float:
-        """The machines' monotonic clock, but for its zero, which no span of time depends on."""
-        return _BOOT + self.true - self.slept
-
-    @property
-    def wall(self) -> float:
-        """This host's wall clock."""
-        return _EPOCH + self.true + self.host.off
+        self.host = Host()  # whose clocks the code under test reads
+        self._events: list[_Event] = []
+        self._number = 0
 
     @property
     def now(self) -> Moment:
-        """This moment, as the machine's clocks tell it."""
-        return Moment(self.wall, self.mono)
+        """The present host's two clocks."""
+        return self.on(self.host)
 
-    @property
-    def neutral(self) -> Moment:
-        """This moment by clocks that nobody steps."""
-        return Moment(_EPOCH + self.true, self.mono)
+    def on(self, host: Host) -> Moment:
+        """Return a host's two clocks."""
+        return Moment(_EPOCH + self.true + host.skew, _BOOT + self.true + host.zero - host.slept)
 
-    def step_wall_clock(self, seconds: float) -> None:
-        """Set this host's wall clock forward or back."""
-        self.host.off += seconds
-        self.stepped_at = self.true
+    def after(self, seconds: float, action: Callable[[], object], host: Host | None = None) -> None:
+        """Do something later; on a host, by its monotonic clock."""
+        self._number += 1
+        due = max(self.true, host.awake_at if host else 0.0) + max(seconds, 0.0)
+        heapq.heappush(self._events, _Event(due, self.random.random(), self._number, action, host))
 
-    def suspend(self, seconds: float) -> None:
-        """Let the machines sleep: their timers and their monotonic clocks stand still."""
-        self.true += seconds
-        self.slept += seconds
-        self.stepped_at = self.true
+    def soon(self, action: Callable[[], object], host: Host | None = None) -> None:
+        """Do something in its turn: now or, if the scheduler is busy, a little later."""
+        rng = self.random
+        self.after(rng.uniform(0, 0.3) if rng.random() < _HICCUP else 0.0, action, host)
 
-    def at(self, true: float, do: Callable[[], object]) -> None:
-        """Have something done at a true time: the gateway's and the network's doing."""
-        self._serial += 1
-        heapq.heappush(self._events, (true, self._serial, do))
+    def suspend(self, host: Host, seconds: float) -> None:
+        """Let a host sleep. Its timers stop; an answer from outside waits until it is awake."""
+        host.slept += seconds
+        host.awake_at = max(host.awake_at, self.true) + seconds
+        host.stepped_at = host.awake_at
+        for event in self._events:
+            if event.host is host:
+                event.due += seconds
+        heapq.heapify(self._events)
 
-    def after(self, seconds: float, do: Callable[[], object]) -> None:
-        """Have something done after so many seconds on the monotonic clock: a timer of the machine."""
-        self._serial += 1
-        heapq.heappush(self._timers, (self.mono + max(seconds, _TICK), self._serial, do))
+    def step_wall_clock(self, host: Host, seconds: float) -> None:
+        """Set a host's wall clock."""
+        host.skew += seconds
+        host.stepped_at = max(self.true, host.awake_at)
 
-    def resume(self, task: Task, how: str, value: Any = None) -> None:
-        """Make a task runnable; a cancellation takes the place of whatever it was to be resumed with."""
-        if task.done:
-            return
-        if task.action is None:
-            self._runnable.append(task)
-        elif how != "cancel":
-            return
-        task.action = (how, value)
-
-    def run(self, step: Callable[[Task], None], idle: Callable[[], None]) -> None:
-        """Step runnable tasks in random order, and let time jump whenever there is none, until all is still."""
-        while self._runnable or self._events or self._timers:
-            if self._runnable and not (self.random.random() < _HICCUP and self._next() < self.true + 0.1):
-                self._step_one(step)
-            elif self._next() < float("inf"):
-                if not self._runnable:
-                    idle()
-                self._advance()
-            else:
-                self._step_one(step)
-
-    def drop(self, doomed: Callable[[Task], bool]) -> None:
-        """Forget the runnable tasks that a fork leaves behind."""
-        self._runnable = [task for task in self._runnable if not doomed(task)]
-
-    def _step_one(self, step: Callable[[Task], None]) -> None:
-        index = self.random.randrange(len(self._runnable))
-        self._runnable[index], self._runnable[-1] = self._runnable[-1], self._runnable[index]
-        task = self._runnable.pop()
-        if task.frozen_until > self.mono:
-            self.after(task.frozen_until - self.mono, lambda: self._runnable.append(task))
-        elif not task.done:
-            step(task)
-
-    def _next(self) -> float:
-        event = self._events[0][0] if self._events else float("inf")
-        timer = self._timers[0][0] - _BOOT + self.slept if self._timers else float("inf")
-        return min(event, timer)
-
-    def _advance(self) -> None:
-        due = self._next()
-        heap = self._events if self._events and self._events[0][0] <= due else self._timers
-        _, _, do = heapq.heappop(heap)
-        self.true = max(self.true, due)
-        do()
+    def run(self, most: int) -> int:
+        """Do all that is due, in its order; return how many steps that took."""
+        for step in range(most):
+            if not self._events:
+                return step
+            event = heapq.heappop(self._events)
+            self.true = max(self.true, event.due)
+            event.action()
+        return most
 
     @contextmanager
-    def clocks(self, seed: int) -> Iterator[None]:
-        """Put the virtual clocks and a seeded random generator in the place of the real ones."""
-        state = random.getstate()
-        random.seed(seed)
+    def clocks(self) -> Iterator[None]:
+        """Let the code under test read these clocks and this randomness."""
+        state: Any = random.getstate()
+        random.seed(self.random.random())
         try:
             with (
-                patch.object(time, "time", lambda: self.wall),
-                patch.object(time, "monotonic", lambda: self.mono + self.host.zero),
+                patch.object(time, "time", lambda: self.now.wall),
+                patch.object(time, "monotonic", lambda: self.now.monotonic),
             ):
                 yield
         finally:
