@@ -152,7 +152,7 @@ class SourceMachine(RuleBasedStateMachine):
 
     @rule()
     def forget(self) -> None:
-        """A test calls `testing.reset()`."""
+        """A test calls `testing.reset()`: what is in flight ends, and its outcome is dropped."""
         self.source.reset()
         self.left_behind = list(self.callers)
         self.served.clear()
@@ -210,10 +210,10 @@ class SourceMachine(RuleBasedStateMachine):
 
     @invariant()
     def verdict_is_of_a_token(self) -> None:
-        """Without a token there is no verdict, and an accepted token runs no back-off."""
+        """Without a token there is nothing accepted, and an accepted token runs no back-off."""
         if hasattr(self, "source"):
             state = self.source.local.value
-            assert state.token is not None or state.verdict is Verdict.NONE
+            assert state.verdict is not Verdict.ACCEPTED or (state.token is not None and not state.rejection.count)
             assert state.lease is None, "a process alone needs no lease"
 
     @invariant()
@@ -248,8 +248,9 @@ class SourceMachine(RuleBasedStateMachine):
         return [caller for caller in getattr(self, "callers", ()) if isinstance(caller.effect, SendTokenRequest)]
 
     def _answer(self, caller: Caller, outcome: str) -> None:
-        self.answered.append(now().monotonic)
-        if outcome == "429":
+        if caller not in self.left_behind:
+            self.answered.append(now().monotonic)
+        if outcome == "429" and caller not in self.left_behind:
             self.blocked_until = max(self.blocked_until, now().monotonic + 7)
         self._remove(caller)
         if outcome == "network":
@@ -285,7 +286,8 @@ class SourceMachine(RuleBasedStateMachine):
             seconds = getattr(caller.effect, "seconds", None)
             if isinstance(caller.effect, SendTokenRequest):
                 seconds = caller.effect.request.timeout
-                self._check_limits()
+                if caller not in self.left_behind:
+                    self._check_limits()
             assert seconds is not None
             caller.due = now().monotonic + seconds
         elif caller.error is None:
