@@ -261,7 +261,7 @@ class TokenSource:
 
         def transition(state: TokenState) -> TokenState:
             is_current = state.token is not None and state.token.access_token == token.access_token
-            return state.without_token(token).with_rejection(at) if is_current else state.without_token(token)
+            return (state.with_rejection(at) if is_current else state).without_token(token)
 
         return transition
 
