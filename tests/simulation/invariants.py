@@ -204,6 +204,10 @@ class Fleet(Referee):
         last = max(last, self.vault.rotated_at if self.vault else _NEVER)
         return last < since and not self._stepped(caller, since)
 
+    def schedule(self, seconds: tuple[int, ...]) -> tuple[int, ...]:
+        """Return a schedule of pauses; of a fleet only the first is sure, because each process may start it anew."""
+        return seconds if self.store is None else seconds[:1]
+
     def _stepped(self, caller: Caller, since: float) -> bool:
         return bool(caller.party.process.host.stepped_at >= since)
 
@@ -329,12 +333,14 @@ class Fleet(Referee):
 
     def _justify(self, caller: Caller, referee: Referee, book: Book, slack: float) -> None:
         """Check that the contract allows this token request."""
+        skews = self.scenario.skews  # what others know may end as much too early
+        ends = slack if referee.process else slack + max(skews) - min(skews)
         true, host, where = self.world.true, caller.party.process.host, "" if referee.process else " in the fleet"
 
         def runs(pause: Pause) -> bool:
             is_sure = host.stepped_at < pause.at and (slack == _TICK or pause.at > self._troubled_until)
             is_known = true - pause.at > slack or slack == _TICK
-            return is_sure and is_known and pause.left(true) > slack and not caller.notes.get("hung")
+            return is_sure and is_known and pause.left(true) > ends and not caller.notes.get("hung")
 
         blocked = referee.blocked.get(caller.party.key[0], Pause())
         self.check(f"no token request while a Retry-After runs{where}", not runs(blocked), blocked)
@@ -352,7 +358,9 @@ class Fleet(Referee):
         if phase == EXPIRED or not is_told:
             self.check(f"an outage is cached{where}", retries or not runs(book.failed), book.failed)
         elif known.issued.text in self.rejected or known.issued.text == caller.notes.get("served"):
-            is_late = caller.notes["asked"] <= book.rejected.at + slack  # its 401 came before
+            # Its 401 came before, or the issuer hands out the same token again.
+            late = slack if self.store is None else _TOLD
+            is_late = caller.notes["asked"] <= book.rejected.at + late or self.scenario.climate.reissues
             self.check(f"the back-off of rejections is kept{where}", is_late or not runs(book.rejected), book.rejected)
         elif not caller.party.vault:
             self.check(f"a fresh token is not requested again{where}", phase != FRESH, known)
@@ -394,7 +402,7 @@ class Fleet(Referee):
         if known.phase(self.world.now, leeway) == EXPIRED:
             self._failed(caller, key, Reply("refusal", None))
             return
-        notes["minted"] = issued.text
+        notes["minted"], caller.party.is_resolved = issued.text, True
         caller.party.key = key
         for _, book in self._books(caller, key):
             if book.known is not None and book.known.sent_true > known.sent_true:
@@ -416,9 +424,9 @@ class Fleet(Referee):
             if caller.party.vault or notes.get("hung"):
                 continue
             if reply is not None and reply.kind == "refusal":
-                book.refused = book.refused.again(true, _REFUSED, stepped_at)
+                book.refused = book.refused.again(true, self.schedule(_REFUSED), stepped_at)
             elif _same(book.known, notes["was valid"]):
-                book.renewal = book.renewal.again(true, _FAILED, stepped_at)
+                book.renewal = book.renewal.again(true, self.schedule(_FAILED), stepped_at)
             elif isinstance(caller.error, TokenEndpointUnavailableError) and notes["requests"] == 4:
                 book.failed = Pause(true, _FAILED[0])
 
@@ -441,7 +449,7 @@ class Fleet(Referee):
         known = self.tokens.get(text)
         if notes["sends"] == 2 and "redirected" not in notes:
             self.check("a replay has another token", self.scenario.climate.reissues or text != notes["served"], text)
-        notes["served"], host = text, caller.party.process.host
+        notes["served"], host, caller.party.is_resolved = text, caller.party.process.host, True
         if known is None:
             return  # its answer was lost for the caller that requested it, but not for the cache
         lied = self.store is not None and self.store.last_lie > known.sent_true
@@ -474,8 +482,10 @@ class Fleet(Referee):
         for _, book in self._books(caller, known.issued.key):
             if is_ours and ((is_replay and minted) or not last.is_replayable or caller.has_hook):
                 book.rejections.append(true)
-                if is_replay and minted and _same(book.known, known) and true > book.accepted_at + 60:
-                    book.rejected = book.rejected.again(true, _REJECTED, stepped_at)
+                others = any(one.notes.get("in flight") and one.notes["key"] == known.issued.key for one in self.active)
+                is_new = not others and book.rejected.left(true) <= 0 and true > book.accepted_at + 60
+                if is_replay and minted and _same(book.known, known) and is_new:
+                    book.rejected = book.rejected.again(true, self.schedule(_REJECTED), stepped_at)
             elif is_replay and minted and status != 401 and not caller.has_hook:
                 book.accepted_at = true
                 book.rejected = Pause()
@@ -500,7 +510,8 @@ class Fleet(Referee):
 
     def _failed_call(self, caller: Caller) -> None:
         known, true = self._usable(caller), self.world.true
-        excused = caller.party.vault is not None and self.vault.rotated_at > true - 400
+        vault, rotated = caller.party.vault is not None, self.vault.rotated_at if self.vault else _NEVER
+        excused = vault and (rotated > true - 400 or not caller.party.is_resolved)
         if known is not None and not excused:
             self.check("no call fails while a token is valid", known.got_true > true - _TICK, f"{caller.error}; {known}")
         fleets = self.book(caller.party.key).known
