@@ -30,6 +30,23 @@ __all__ = [
 Headers = MutableMapping[str, str]
 Prepared = tuple[str, Headers, str]
 
+_ALGORITHMS = {
+    "private_key_jwt": (
+        "RS256",
+        "RS384",
+        "RS512",
+        "PS256",
+        "PS384",
+        "PS512",
+        "ES256",
+        "ES384",
+        "ES512",
+        "EdDSA",
+        "Ed25519",
+    ),
+    "client_secret_jwt": ("HS256", "HS384", "HS512"),
+}
+
 
 def basic_authorization(client_id: str, client_secret: str) -> str:
     """Return the value of a Basic header: both halves raw, as UTF-8, as the pages of Axia and BS2 show it.
@@ -67,6 +84,11 @@ class SignedAssertion:
     alg: str
     headers: tuple[tuple[str, Any], ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.alg not in _ALGORITHMS[self.method]:
+            known = ", ".join(_ALGORITHMS[self.method])
+            raise ConfigurationError(f"{self.method}: alg must be one of {known}, not {self.alg!r}")
+
     def __call__(self, client: ClientAuth, method: str, uri: str, headers: Headers, body: str) -> Prepared:
         """Add ``client_assertion_type`` and ``client_assertion`` to the body; the audience is the token endpoint.
 
@@ -74,16 +96,18 @@ class SignedAssertion:
             ConfigurationError: the client secret is no key for the algorithm.
         """
         from authlib.oauth2.rfc7523 import ClientSecretJWT, PrivateKeyJWT
+        from joserfc.errors import JoseError
 
+        client.client_secret, secret = None, client.client_secret
         try:
-            key = self._key(client.client_secret)
-        except ValueError:  # its text and its cause can hold the key
-            raise ConfigurationError(f"client_secret must be a PEM or a JWK of a private key for {self.alg}") from None
-        header = ({"kid": key.kid} if key.kid else {}) | dict(self.headers)
-        sign = (PrivateKeyJWT if self.method == "private_key_jwt" else ClientSecretJWT)(headers=header, alg=self.alg)
-        client.client_secret, secret = key, client.client_secret
-        try:
+            client.client_secret = key = self._key(secret)
+            header = ({"kid": key.kid} if key.kid else {}) | dict(self.headers)
+            sign = (PrivateKeyJWT if self.method == "private_key_jwt" else ClientSecretJWT)(
+                headers=header, alg=self.alg
+            )
             prepared: Prepared = sign(client, method, uri, headers, body)
+        except (ValueError, JoseError):  # its text and its cause can hold the key
+            raise ConfigurationError(f"client_secret must be a PEM or a JWK of a private key for {self.alg}") from None
         finally:
             client.client_secret = secret
         return prepared
@@ -106,6 +130,9 @@ def private_key_jwt(*, alg: str = "RS256", headers: Mapping[str, Any] | None = N
     Args:
         alg: the JWS algorithm, such as ``"PS256"`` for Open Finance Brasil.
         headers: further JWT headers, such as ``{"kid": "..."}``. The ``kid`` of a JWK is there by itself.
+
+    Raises:
+        ConfigurationError: the algorithm is none that signs with a private key.
     """
     return SignedAssertion("private_key_jwt", alg, tuple(sorted((headers or {}).items())))
 
@@ -116,5 +143,8 @@ def client_secret_jwt(*, alg: str = "HS256", headers: Mapping[str, Any] | None =
     Args:
         alg: the JWS algorithm.
         headers: further JWT headers.
+
+    Raises:
+        ConfigurationError: the algorithm is none that signs with a shared secret.
     """
     return SignedAssertion("client_secret_jwt", alg, tuple(sorted((headers or {}).items())))

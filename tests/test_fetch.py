@@ -76,7 +76,7 @@ class Gateway:
         client = CLIENT._replace(max_wait=max_wait, timeout=timeout, provider=provider)
         call = Call(client, None, None, self.events.append, reads_secret=self.secret)
         token = None if urgent else token_at("old")
-        return Work(call, self.flight, token, self.clock.monotonic + max_wait, retries)
+        return Work(call, self.flight, token, self.clock.monotonic + max_wait, local=self.local, retries=retries)
 
     def run(self, answers: Sequence[TokenResponse | Exception], work: Work | None = None, **options: Any) -> Any:
         work, left = work or self.work(**options), list(answers)
@@ -304,7 +304,9 @@ def test_refusal_is_raised_at_once(gateway: Gateway) -> None:
 
 def test_response_that_was_refused_names_the_gateway(gateway: Gateway) -> None:
     """What a client found wrong with the response, such as its length, is raised with the provider and the host."""
-    with pytest.raises(InvalidTokenResponseError, match=r"bs2: the token response of gateway\.example .* 1 MiB") as caught:
+    with pytest.raises(
+        InvalidTokenResponseError, match=r"bs2: the token response of gateway\.example .* 1 MiB"
+    ) as caught:
         gateway.run([InvalidTokenResponseError("longer than 1 MiB", status_code=200)])
     assert (caught.value.provider, caught.value.status_code) == ("bs2", 200)
 
@@ -615,5 +617,3 @@ def test_flows_are_run_dry_by_the_helper(gateway: Gateway) -> None:
     """The helper for other tests gives answers in order, and lets the clock pass."""
     token = run_dry(fetch(gateway.work(), gateway.coordinator, gateway.limiter), [LOST, issued("x")], gateway.clock)
     assert token.access_token == "x"
-
-

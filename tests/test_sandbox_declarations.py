@@ -470,7 +470,7 @@ DECLARATIONS = [
 
 
 @pytest.mark.filterwarnings("ignore::joserfc.errors.SecurityWarning")
-@pytest.mark.parametrize(("method", "form"), DECLARATIONS, ids=str)
+@pytest.mark.parametrize(("method", "form"), DECLARATIONS, ids=lambda method: getattr(method, "__name__", str(method)))
 def test_every_declaration_is_served_to_its_class(
     method: Any, form: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

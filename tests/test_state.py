@@ -78,7 +78,10 @@ MERGED = [
         id="3 unless it was dropped or replaced itself",
     ),
     pytest.param(
-        state(dropped=("x", "y")), state(dropped=("y", "z")), state(dropped=("x", "y", "z")), id="4 dropped tokens unite"
+        state(dropped=("x", "y")),
+        state(dropped=("y", "z")),
+        state(dropped=("x", "y", "z")),
+        id="4 dropped tokens unite",
     ),
     pytest.param(
         state(verdict=Verdict.NONE),
@@ -230,7 +233,12 @@ TRANSITIONS: list[Any] = [
     pytest.param(
         lambda s: s.renewed(B, NOW),
         TokenState(
-            4, B, renewal=Backoff(0, NOW, 30.0), rejection=once(20, 3), rejected_at=NOW, dropped=(digest("c"), digest("a"))
+            4,
+            B,
+            renewal=Backoff(0, NOW, 30.0),
+            rejection=once(20, 3),
+            rejected_at=NOW,
+            dropped=(digest("c"), digest("a")),
         ),
         id="renewed: generation + 1, rejections kept, the old token remembered, renewals, failure, verdict and lease cleared",
     ),

@@ -22,9 +22,7 @@ leeways = st.floats(0, 1e6)
 
 
 def parse(default_expires_in: float = 3600, requested: str = "", **payload: Any) -> Token:
-    return Token.from_response(
-        payload, SENT, default_expires_in=default_expires_in, requested=requested
-    )
+    return Token.from_response(payload, SENT, default_expires_in=default_expires_in, requested=requested)
 
 
 def at(age: float, monotonic_age: float | None = None) -> Instant:

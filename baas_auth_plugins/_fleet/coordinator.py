@@ -12,12 +12,14 @@ The rules:
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
+from .._lifecycle import reports
 from .._lifecycle.coordinator import Decision, Errand, LocalState
 from .._lifecycle.effects import Flow, ReadResponse, Sleep
 from .._lifecycle.rate_limit import RateLimiter, RateLimits
@@ -30,6 +32,8 @@ from .codec import Codec
 from .store import SECONDS_WITH_TOKEN, SECONDS_WITHOUT, Record, SharedStore, StoreDownError
 
 __all__ = ["FleetCoordinator"]
+
+logger = logging.getLogger("baas_auth_plugins")
 
 _LEASE_MARGIN = 5.0  # seconds: a cache operation may take 1 s, and be tried again
 _POLL = (0.05, 0.1, 0.2, 0.4)  # seconds, with jitter
@@ -70,13 +74,14 @@ class FleetCoordinator:
         self._looks = SingleFlight(provider)
         self._seen: Record[TokenState] | None = None
         self._is_seen_now = False
+        self._seen_limits: Record[RateLimits] | None = None
 
     def reset(self) -> None:
         """Forget everything but what is in the cache."""
         self._local.reset()
         self._store.reset()
         self._looks = SingleFlight(self._provider)
-        self._seen = None
+        self._seen = self._seen_limits = None
 
     @property
     def _name(self) -> str:
@@ -103,17 +108,26 @@ class FleetCoordinator:
                 return (yield from self._alone(errand, down))
             state, at = self._take_over(record), now()
             if record.is_written:
+                self._say("this process holds the lease, and may send one token request")
                 return Decision.LEAD
-            if self._is_better(state, errand, at):
+            if state.token is not None and self._is_better(state, errand, at):
+                name, remaining = reports.name_of(state.token), state.token.remaining(at)
+                self._say("adopted %s, which another process requested; it expires in %.0f s", name, remaining)
                 return Decision.ADOPTED
             if not errand.is_urgent:
+                self._say("another process renews the token, or has just failed to")
                 return Decision.BUSY
             if state.failure_now(at):
+                self._say("another process's token request failed; its error counts here, too")
                 return Decision.ADOPTED  # raised here, it would count as this process's own
             if not state.leased_by_other(self._name, at):  # a Retry-After: the limiter makes the caller wait
                 self._limiter.block(state.blocked.remaining(at), at)
                 return Decision.LEAD
+            self._say("another process requests a token; looking for it again soon")
             yield from self._pause(errand, next(polls, _POLL[-1]))
+
+    def _say(self, text: str, *values: object) -> None:
+        logger.debug("%s: " + text, self._provider, *values)
 
     def _leads(self, seconds: float) -> bool:
         lease = self._local.value.lease
@@ -225,6 +239,13 @@ class FleetCoordinator:
         with suppress(StoreDownError):
             self._take_over((yield from self._store.read(self._codec, seconds=seconds)))
             self._is_seen_now = True
+            if self._limiter.limit is not None:  # while the fleet may send nothing, a 401 is returned as it is
+                self._seen_limits = yield from self._store.read(self._limits, seconds=seconds)
+                self._take_over_limits(self._seen_limits)
+
+    def _take_over_limits(self, record: Record[RateLimits]) -> None:
+        with lock():
+            self._limiter.limits = self._limiter.limits.merged(record.value, now())
 
     def reserve(self, request: str) -> Flow[float]:
         """Count a token request in the fleet before it is sent."""
@@ -240,15 +261,15 @@ class FleetCoordinator:
             return known.counting(request, limiter.limit, at.monotonic + _UNTIL_ANSWERED, at)
 
         try:
-            record = yield from self._store.change(self._limits, decide, seconds=SECONDS_WITHOUT)
+            seen, self._seen_limits = self._seen_limits, None
+            record = yield from self._store.change(self._limits, decide, seconds=SECONDS_WITHOUT, seen=seen)
         except StoreDownError:
             wait = limiter.wait(now())
             if not wait:
                 limiter.count(request, now())
             return wait
-        with lock():
-            limiter.limits = limiter.limits.merged(record.value, now())
-            return 0.0 if record.is_written else max(limiter.wait(now()), _POLL[0])
+        self._take_over_limits(record)
+        return 0.0 if record.is_written else max(limiter.wait(now()), _POLL[0])
 
     def answered(self, request: str) -> Flow[None]:
         """Count a slow token request anew; a quick one has been counted so from the start."""

@@ -35,6 +35,7 @@ from .httpx_messages import (
     origin_of,
     request_of,
 )
+from .network import tls_advice
 from .requests import LONGEST_DRAINED
 from .session_sender import SessionSender
 
@@ -231,6 +232,8 @@ class _Exchange:
             self._outgoing.wipe()
             lost = ConnectionLostError() if isinstance(error, Exception) else None
             reason = self._outgoing.refusal or lost
+            if error is not None and (advice := tls_advice(str(self._outgoing.raw.url), error)):
+                error.add_note(f"{self._parts.credentials.client.name}: {advice}")  # the error stays httpx's own
         elif isinstance(effect, SendRequest):
             reason = ClosedAtAnswerError(_status_at_close(self._sent))
         if reason is not None:

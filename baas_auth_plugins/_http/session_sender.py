@@ -45,7 +45,7 @@ class SessionSender:
     __slots__ = ("session",)
 
     def __init__(self, session: requests.Session | None = None) -> None:
-        self.session = session
+        self.session: requests.Session | None = session
 
     @property
     def is_replaced(self) -> bool:
@@ -102,8 +102,16 @@ def _send(session: requests.Session, request: TokenRequest, is_wanted: Callable[
     except InvalidTokenResponseError:  # which is a RequestException, too
         raise
     except (requests.RequestException, HTTPError, OSError) as error:
-        found = network_error(request, error)
+        found = network_error(request, error, has_certificate=_has_certificate(session))
         raise found from found.__cause__
+
+
+def _has_certificate(session: requests.Session) -> bool | None:
+    """Return whether a session has a client certificate; None where an adapter's SSL context may have one."""
+    if session.cert:
+        return True
+    pools = (getattr(adapter, "poolmanager", None) for adapter in session.adapters.values())
+    return None if any("ssl_context" in getattr(pool, "connection_pool_kw", ()) for pool in pools) else False
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -127,7 +135,7 @@ def _isolate(session: Any) -> None:
     session.hooks = default_hooks()
     session.auth = None
     session.params = {}
-    cache = getattr(session, "cache", None)
+    cache: Any = getattr(session, "cache", None)
     if hasattr(cache, "_settings"):  # requests-cache: neither read nor write it
         session.cache = copy.copy(cache)
         session.cache._settings = copy.copy(cache._settings)

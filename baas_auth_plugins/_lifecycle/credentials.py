@@ -23,6 +23,7 @@ from ..exceptions import (
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
+from . import reports
 from .effects import Flow, Job, ReadResponse, RunInThread, Sleep
 from .fetch import Call, Sender, backoff, refused, send, unreachable
 from .source import TokenSource
@@ -85,6 +86,7 @@ class ClientCredentials:
         "_renew",
         "_renewal",
         "_source",
+        "_successor",
         "client",
         "on_event",
         "secret",
@@ -108,6 +110,7 @@ class ClientCredentials:
         self._renew = renew
         self._renewal: threading.Thread | None = None
         self._source = find_source(secret) if isinstance(secret, str) else None
+        self._successor: TokenSource | None = None  # of a secret that was rotated, until it has a token
         self._job: Job[str] | None = None
         self._cached: CachedHeader | None = None
 
@@ -163,20 +166,24 @@ class ClientCredentials:
         """Move on to the new secret's source, once. Until it has a token, the old valid one is served."""
         call.has_rotated = True
         at, client = now(), self.client
+        reports.rotated(client)
         valid = source.local.value.usable(call.rejected, client.leeway, at)
         if valid is not None:
             source.local.apply(lambda state: state.paused(client.timeout, at))
             call.deadline = min(call.deadline, at.monotonic + client.timeout)
+        self._successor = rotated.successor
         try:
             token = yield from rotated.successor.acquire(call)
+            self._source = rotated.successor
+            return token
         except (TokenEndpointError, SecretRotatedError) as error:
             if valid is not None and valid.is_valid(now(), client.leeway):
                 return valid
             if isinstance(error, SecretRotatedError):
                 raise ConfigurationError("client_secret: the callable returns another secret at each call") from None
             raise
-        self._source = rotated.successor
-        return token
+        finally:
+            self._successor = None
 
     def _cache_header(self, token: Token) -> None:
         source, cached = self._source, self._cached
@@ -208,6 +215,7 @@ class ClientCredentials:
 
     def replayed(self, call: Call, replacement: Acquired, status_code: int, duration: float) -> Flow[None]:
         """The API answered the second request."""
+        reports.replayed(self.client.name, replacement.token, status_code, duration)
         call.emit("RequestReplayed", replacement.token, status_code=status_code, duration=duration)
         try:
             source = self._source
@@ -273,6 +281,9 @@ class ClientCredentials:
             SecretRotatedError: it is not the one of the source.
             TokenEndpointError: the callable raised.
         """
+        successor = self._successor or self._source
+        if successor is not None and successor.key != call.key and not call.has_rotated:
+            raise SecretRotatedError(successor)  # another caller has read it a moment ago
         secret, call.secret = call.secret or (yield from self._read_secret(call)), None
         self._check_rotation(call, secret)
         return secret

@@ -70,9 +70,11 @@ class NetworkError(Exception):
     Attributes:
         reason: what happened, in words without a URL, such as ``"connection refused"``.
         is_certificate: whether TLS refused a certificate: another attempt would fail, too.
+        advice: what to do, or an empty str.
     """
 
-    def __init__(self, reason: str, *, is_certificate: bool = False) -> None:
+    def __init__(self, reason: str, *, is_certificate: bool = False, advice: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.is_certificate = is_certificate
+        self.advice = advice

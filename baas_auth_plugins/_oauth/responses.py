@@ -38,6 +38,7 @@ _LONGEST_RETRY_AFTER = 300.0
 _TOKEN_LIKE = re.compile(r"[\w+/=.~-]{20,}")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))")
 _ERROR_CODE = re.compile(r"[A-Za-z_]{1,40}|[A-Za-z]{0,8}[-_]?\d{1,6}")
+_NO_CERTIFICATE = "it requires a client certificate: pass a requests.Session with cert as session="
 _CODES = ("code", "error", "tag")
 _TEXTS = ("error_description", "message", "mensagem", "descricao", "detail", "title")
 
@@ -149,7 +150,9 @@ def _error_from(
     wait = None
     if kind in (RateLimitError, TokenEndpointUnavailableError):
         wait = retry_after(client, response, items[0] if items else {}, now)
-    said = ": ".join(part for part in (code, text) if part)
+    # The words of nginx, as HTML: it accepts the connection, and refuses the request.
+    lacks_certificate = b"SSL certificate" in response.body and payload is None
+    said = _NO_CERTIFICATE if lacks_certificate else ": ".join(part for part in (code, text) if part)
     return kind(
         f"{client.name}: {client.host} answered {response.status_code}" + (f" ({said})" if said else ""),
         provider=client.name,

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.ciphers import aead  # noqa: F401  # importe
 try:
     from redis.client import NEVER_DECODE
     from redis.connection import ConnectionPool
-except ImportError as error:
-    raise ImportError("the Redis cache needs redis-py: pip install 'baas-auth-plugins[redis]'") from error
+except ImportError as _missing:
+    raise ImportError("the Redis cache needs redis-py: pip install 'baas-auth-plugins[redis]'") from _missing
 
 from ..exceptions import ConfigurationError
 
@@ -34,9 +34,13 @@ _SWAP = """
 local value = redis.pcall('GET', KEYS[1])
 if type(value) ~= 'string' then value = '' end
 if value ~= ARGV[1] then return 0 end
-if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+local done = 0
+if ARGV[2] == '' then done = redis.pcall('DEL', KEYS[1]) else done = redis.pcall('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+if type(done) == 'table' and done.err then return redis.error_reply(done.err:match('READONLY.*') or done.err) end
 return 1
 """
+# After a failover the old master is a replica. An error that begins with READONLY makes the client of Sentinel connect to
+# the new master; in the error of a script, Redis before 7 puts the script's name before it.
 _NOT_PICKLED = ("credential_provider", "redis_connect_func")
 
 

@@ -72,7 +72,9 @@ class Gateway:
         self.failed_at = float("-inf")  # true time of the last fault
         self._weather, self._until, self._number = "fine", 0.0, 0
 
-    def token_request(self, request: TokenRequest, arrives: Callable[[], object], answer: Callable[[Reply], object]) -> None:
+    def token_request(
+        self, request: TokenRequest, arrives: Callable[[], object], answer: Callable[[Reply], object]
+    ) -> None:
         """Take a token request: call `arrives` as it arrives, and `answer` as the answer does."""
         world, rng = self.world, self.world.random
         kind = self._kind()
@@ -111,7 +113,9 @@ class Gateway:
                 self._issue(key)  # and the answer is lost
             return Reply(kind, None)
         if kind == "garbage":
-            return _refusal(kind, 200, rng.choice(({}, {"access_token": "x", "expires_in": 0}, {"error": "invalid_client"}, [])))
+            return _refusal(
+                kind, 200, rng.choice(({}, {"access_token": "x", "expires_in": 0}, {"error": "invalid_client"}, []))
+            )
         if kind == "html":
             return Reply("refusal", TokenResponse(200, {}, b"<html>"))
         if kind in ("401", "400", "302"):
@@ -122,7 +126,9 @@ class Gateway:
                 header = rng.choice(("1", "7", "30", "90"))
             wait = min(float(header or 0), 300.0)
             headers = {"retry-after": header} if header else {}
-            return Reply("limited" if kind != "503" else "outage", TokenResponse(int(kind[:3]), headers, b"{}"), None, wait)
+            return Reply(
+                "limited" if kind != "503" else "outage", TokenResponse(int(kind[:3]), headers, b"{}"), None, wait
+            )
         return Reply("outage", TokenResponse(int(kind), {}, b"{}"))
 
     def _issue(self, key: Key) -> Reply:

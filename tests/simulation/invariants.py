@@ -60,7 +60,6 @@ class Known:
         expired = min(5.0, self.life / 60, critical / 2)
         return FRESH if left > stale else STALE if left > critical else CRITICAL if left > expired else EXPIRED
 
-
     def on(self, host: Host, world: World) -> Known:
         """Return the token as another host knows it: no clock makes it younger than it is."""
         if host is self.host:
@@ -274,9 +273,15 @@ class Fleet(Referee):
         if phase == FRESH and "status" not in notes:
             self.check("a fresh token is served at once", not waits, (caller.name, caller.effect, notes["found"]))
         if phase == STALE and "status" not in notes:
-            self.check("a stale token is served at once, unless its caller leads", not isinstance(caller.effect, Wait | Sleep))
+            self.check(
+                "a stale token is served at once, unless its caller leads", not isinstance(caller.effect, Wait | Sleep)
+            )
         if phase in (STALE, CRITICAL) and "status" not in notes and caller.party.is_background:
-            self.check("background renewal delays no caller while a token is valid", not waits, (caller.name, caller.effect, notes["found"]))
+            self.check(
+                "background renewal delays no caller while a token is valid",
+                not waits,
+                (caller.name, caller.effect, notes["found"]),
+            )
         if phase in (STALE, CRITICAL) and not waits and "status" not in notes:
             self._renewal_not_due(caller)
 
@@ -513,10 +518,15 @@ class Fleet(Referee):
         vault, rotated = caller.party.vault is not None, self.vault.rotated_at if self.vault else _NEVER
         excused = vault and (rotated > true - 400 or not caller.party.is_resolved)
         if known is not None and not excused:
-            self.check("no call fails while a token is valid", known.got_true > true - _TICK, f"{caller.error}; {known}")
+            self.check(
+                "no call fails while a token is valid", known.got_true > true - _TICK, f"{caller.error}; {known}"
+            )
         fleets = self.book(caller.party.key).known
         if self.is_calm() and fleets is not None and not excused and fleets.is_public:
-            is_valid = fleets.on(caller.party.process.host, self.world).phase(self.world.now, caller.party.client.leeway) < EXPIRED
+            is_valid = (
+                fleets.on(caller.party.process.host, self.world).phase(self.world.now, caller.party.client.leeway)
+                < EXPIRED
+            )
             is_told = fleets.issued.text not in self.rejected | self.dropped
             is_told = is_told and fleets.got_true < true - _TOLD and fleets.host.stepped_at < fleets.sent_true
             self.check("no call fails while the fleet has a valid token", not (is_valid and is_told), caller.error)

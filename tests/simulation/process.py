@@ -32,8 +32,8 @@ def provider(limit: tuple[int, float] | None) -> Provider:
         name="gateway",
         env_prefix="GATEWAY",
         environments={"production": "https://gateway.example"},
-        token_endpoint="/token",  # noqa: S106  # a path
-        token_endpoint_auth_method="client_secret_post",  # noqa: S106
+        token_endpoint="/token",  # a path
+        token_endpoint_auth_method="client_secret_post",
         token_rate_limit=limit,
     )
 
@@ -125,7 +125,14 @@ def build_parties(
         client_id = "other" if other else "client"
         key = (client_id, "another secret") if other or vault is None else vault.key
         client = OAuthClient(
-            declared, client_id, "https://gateway.example", None, scenario.leeway, scenario.timeout, scenario.max_wait, {}
+            declared,
+            client_id,
+            "https://gateway.example",
+            None,
+            scenario.leeway,
+            scenario.timeout,
+            scenario.max_wait,
+            {},
         )
         is_background = scenario.background and rng.random() < 0.7
         party = Party(

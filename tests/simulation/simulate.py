@@ -78,7 +78,9 @@ class Simulation:
         self._trace = trace
         self.gateway = Gateway(self.world, scenario.climate, figures.faults)
         self.fleet = Fleet(self.world, self.gateway, scenario, figures.checks)
-        self.store = Store(self.world, scenario.cache_stormy, figures.faults, self.enter) if scenario.is_shared else None
+        self.store = (
+            Store(self.world, scenario.cache_stormy, figures.faults, self.enter) if scenario.is_shared else None
+        )
         self.fleet.store = self.store
         self.vault = Vault(self.world, "client") if scenario.has_vault else None
         self.fleet.vault = self.vault
@@ -216,7 +218,9 @@ class Simulation:
             origin = FOREIGN if rng.random() < 0.02 else HOME
             request = Request(path, origin, is_replayable=rng.random() >= scenario.unreplayable)
         left = self.enter(party.process)
-        caller = Caller(f"{kind} {self._count} of {party.name}", kind, party, flow or flow_of(kind, party, request), request)
+        caller = Caller(
+            f"{kind} {self._count} of {party.name}", kind, party, flow or flow_of(kind, party, request), request
+        )
         self.enter(left)
         caller.has_hook = rng.random() < scenario.hooks
         self.fleet.active[caller] = None
@@ -232,7 +236,9 @@ class Simulation:
         if caller.outcome or caller.epoch != epoch:
             return
         if caller.notes.get("hangs until", 0.0) > self.world.true:
-            self.world.after(caller.notes["hangs until"] - self.world.true, lambda: self.step(caller, epoch, how, value))
+            self.world.after(
+                caller.notes["hangs until"] - self.world.true, lambda: self.step(caller, epoch, how, value)
+            )
             return
         self.figures.steps += 1
         left, stepping, self.stepping = self.enter(caller.party.process), self.stepping, caller
@@ -257,7 +263,11 @@ class Simulation:
     def _end(self, caller: Caller) -> None:
         status = caller.notes.get("status")
         answered = caller.outcome == "returned" and status
-        ended = f"answered {status}" if answered else f"{caller.outcome} {type(caller.error).__name__ if caller.error else ''}"
+        ended = (
+            f"answered {status}"
+            if answered
+            else f"{caller.outcome} {type(caller.error).__name__ if caller.error else ''}"
+        )
         self.figures.calls[f"{caller.kind}: {ended.strip()}"] += 1
         self.note(caller, f"{ended}: {caller.error or ''}")
         del self.fleet.active[caller]
@@ -403,7 +413,7 @@ class Simulation:
                 self.gateway.accepted.add(self.vault.key)
                 self.world.after(rng.choice((0, 60)), lambda: self.gateway.accepted.discard(old))
             case _ if kind.startswith("vault") and self.vault is not None:
-                self.vault.state = kind.split()[-1]
+                self.vault.state = kind.rsplit(maxsplit=1)[-1]
                 self.vault.failed_at = self.world.true
             case _ if self.store is not None and kind in TROUBLES:
                 self.store.trouble(kind)

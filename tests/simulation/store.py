@@ -17,7 +17,7 @@ _FAULTS = ("slow", "refused", "hang", "lost answer", "read-only")
 _INTERLEAVED = 0.3  # how often another operation comes between the reading and the writing of one
 
 
-class Blocked(BaseException):  # noqa: N818  # no error: a function in a thread has to wait
+class Blocked(BaseException):  # no error: a function in a thread has to wait
     """A function in a thread would block here. `begin` is called with what to call when it need not any more."""
 
     def __init__(self, begin: Callable[[Callable[[Callable[[], Any]], None]], None]) -> None:

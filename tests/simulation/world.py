@@ -117,8 +117,9 @@ class World:
         state: Any = random.getstate()
         random.seed(self.random.random())
         try:
-            with patch.object(time, "time", lambda: self.now.wall), patch.object(
-                time, "monotonic", lambda: self.now.monotonic
+            with (
+                patch.object(time, "time", lambda: self.now.wall),
+                patch.object(time, "monotonic", lambda: self.now.monotonic),
             ):
                 yield
         finally:
