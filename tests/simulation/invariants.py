@@ -6,6 +6,7 @@ has one per key. The rules of a process always hold. The rules of the fleet hold
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,7 @@ class Referee:
         self.arrivals: dict[str, deque[float]] = {}
         self.answered: dict[str, deque[float]] = {}
         self.blocked: dict[str, Pause] = {}
+        self.rejected_at: dict[str, float] = {}  # when a hook first closed a flow at a 401 to a token
 
     def book(self, key: Key) -> Book:
         """Return a key's book."""
@@ -402,6 +404,8 @@ class Fleet(Referee):
         known = Known(issued, notes["sent"], notes["sent true"], caller.party.process.host, issued.life, true)
         known.is_public = self.is_calm()
         self.rejected.discard(issued.text)
+        for referee in self.referees:
+            referee.rejected_at.pop(issued.text, None)
         self.dropped.discard(issued.text)
         leeway = caller.party.client.leeway
         if known.phase(self.world.now, leeway) == EXPIRED:
@@ -454,6 +458,10 @@ class Fleet(Referee):
         known = self.tokens.get(text)
         if notes["sends"] == 2 and "redirected" not in notes:
             self.check("a replay has another token", self.scenario.climate.reissues or text != notes["served"], text)
+        rejected_at = caller.party.process.referee.rejected_at.get(text, math.inf)
+        if notes["sends"] == 1 and rejected_at < notes["asked"] - _TICK:
+            excused = self._is_401_returned(caller, issued.key)
+            self.check("after a hook raised at a 401, later calls get a new token", excused, text)
         notes["served"], host, caller.party.is_resolved = text, caller.party.process.host, True
         if known is None:
             return  # its answer was lost for the caller that requested it, but not for the cache
@@ -484,6 +492,8 @@ class Fleet(Referee):
         minted = notes.get("minted") == served
         if is_ours:
             self.rejected.add(served)
+            if caller.has_hook and caller.kind == "httpx" and not is_replay:
+                caller.party.process.referee.rejected_at.setdefault(served, true)
         for _, book in self._books(caller, known.issued.key):
             if is_ours and ((is_replay and minted) or not last.is_replayable or caller.has_hook):
                 book.rejections.append(true)
@@ -539,17 +549,21 @@ class Fleet(Referee):
 
     def _returned_401(self, caller: Caller) -> None:
         """A 401 was returned that another token might have healed."""
-        notes, true, key = caller.notes, self.world.true, self.gateway.tokens[caller.notes["served"]].key
-        process, client_id = caller.party.process, key[0]
+        excused = self._is_401_returned(caller, self.gateway.tokens[caller.notes["served"]].key)
+        self.check("a 401 is returned only for a rejected replay or a rate limit", excused, caller.name)
+
+    def _is_401_returned(self, caller: Caller, key: Key) -> bool:
+        """Return whether there is a reason not to request a token because of a 401."""
+        notes, true, process = caller.notes, self.world.true, caller.party.process
         own, fleets = process.referee.book(key), self.book(key)
         since = own.accepted_at
         if self.is_calm(faults=1) and fleets.accepted_at < notes["asked"] - _TOLD:
             since = max(since, fleets.accepted_at)
         rejected = any(max(since, true - 65) < at for at in fleets.rejections)
-        limited = process.referee.limited(client_id) or self.limited(client_id)
-        excused = rejected or limited or notes.get("hung") or not self._is_healthy(caller)
-        excused = excused or (self.store is not None and not self.is_calm(faults=1)) or self._troubled_until > true
-        self.check("a 401 is returned only for a rejected replay or a rate limit", excused, caller.name)
+        limited = process.referee.limited(key[0]) or self.limited(key[0])
+        is_calm = self.store is None or self.is_calm(faults=1)
+        hung = notes.get("hung") or self._troubled_until > true
+        return bool(rejected or limited or hung or not is_calm or not self._is_healthy(caller))
 
 
 def _same(one: Known | None, other: Known | None) -> bool:
