@@ -76,7 +76,7 @@ class Gateway:
         client = CLIENT._replace(max_wait=max_wait, timeout=timeout, provider=provider)
         call = Call(client, None, None, self.events.append, reads_secret=self.secret)
         token = None if urgent else token_at("old")
-        return Work(call, self.flight, token, self.clock.monotonic + max_wait, epoch=0, retries=retries)
+        return Work(call, self.flight, token, self.clock.monotonic + max_wait, local=self.local, retries=retries)
 
     def run(self, answers: Sequence[TokenResponse | Exception], work: Work | None = None, **options: Any) -> Any:
         work, left = work or self.work(**options), list(answers)

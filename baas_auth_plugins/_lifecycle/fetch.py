@@ -21,7 +21,7 @@ from ..exceptions import (
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
-from .coordinator import Coordinator, Decision
+from .coordinator import Coordinator, Decision, LocalState
 from .effects import Flow, Job, RunInThread, SendTokenRequest, Sleep
 from .rate_limit import RateLimiter
 from .single_flight import Flight, OutOfTimeError
@@ -168,8 +168,12 @@ class Work:
         flight: the flight that it leads.
         token: the valid token that is due for renewal, if there is one.
         deadline: moment on the monotonic clock until which it may take.
-        epoch: of the state. After a reset nothing of this work is kept.
+        local: the state as this process knows it.
         retries: how often an attempt that failed is repeated.
+
+    Attributes:
+        epoch: of the state. After a reset nothing of this work is kept.
+        generation: of the state as the last token request was sent.
     """
 
     __slots__ = (
@@ -177,8 +181,10 @@ class Work:
         "deadline",
         "epoch",
         "flight",
+        "generation",
         "is_urgent",
         "leeway",
+        "local",
         "rejected",
         "retries",
         "timeout",
@@ -187,11 +193,13 @@ class Work:
     )
 
     def __init__(
-        self, call: Call, flight: Flight, token: Token | None, deadline: float, *, epoch: int, retries: int
+        self, call: Call, flight: Flight, token: Token | None, deadline: float, *, local: LocalState, retries: int
     ) -> None:
         self.call = call
         self.token = token
-        self.epoch = epoch
+        self.local = local
+        self.epoch = local.epoch
+        self.generation = local.value.generation
         self.is_urgent = token is None
         self.flight = flight
         self.deadline = deadline
@@ -274,6 +282,7 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
         raise _limited(client, limiter, wait)
     call.requests += 1
     call.budget.requests -= 1
+    work.generation = work.local.value.generation
     work.hold(client.timeout)
     sent = now()
     left = max(work.deadline - sent.monotonic, _SHORTEST_TIMEOUT)
