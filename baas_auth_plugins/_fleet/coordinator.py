@@ -24,7 +24,7 @@ from .._lifecycle.coordinator import Decision, Errand, LocalState
 from .._lifecycle.effects import Flow, ReadResponse, Sleep
 from .._lifecycle.rate_limit import RateLimiter, RateLimits
 from .._lifecycle.single_flight import Flight, OutOfTimeError, SingleFlight, no_token
-from .._lifecycle.state import TokenState, Transition, merged
+from .._lifecycle.state import Lease, TokenState, Transition, merged
 from .._oauth.token import Instant, now
 from .._process import lock, process_id
 from ..exceptions import TokenEndpointError
@@ -210,8 +210,7 @@ class FleetCoordinator:
             before = self._local.value
             self._local.apply(transition, epoch)
             after = self._local.value
-        gives_back = ends_lead and before.lease is not None and before.lease.owner == owner
-        if not gives_back and self._seen is not None and after == self._seen.value:
+        if not self._has_ended(before.lease) and self._seen is not None and after == self._seen.value:
             return None
 
         def decide(shared: TokenState | None) -> TokenState:
@@ -220,9 +219,13 @@ class FleetCoordinator:
             holds = base.lease is not None and base.lease.owner == owner
             # The holder of the lease has the last word; for all others the rules of `merged` apply.
             new = transition(base) if holds else merged(after, shared, at)
-            return replace(new, lease=None if holds and ends_lead else base.lease)
+            return replace(new, lease=None if self._has_ended(base.lease) else base.lease)
 
         return decide
+
+    def _has_ended(self, lease: Lease | None) -> bool:
+        """Return whether a lease is one of this coordinator's, of a lead that has ended."""
+        return lease is not None and lease.owner.startswith(self._name) and lease.owner != self._owner
 
     def look(self, deadline: float) -> Flow[None]:
         """Read the record, once for all callers that want to."""

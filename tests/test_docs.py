@@ -1,0 +1,135 @@
+"""The pages in docs/ hold: their examples run against the sandbox, and their pictures show the package's own rules."""
+
+from __future__ import annotations
+
+import ast
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from doc_examples import DOCS, ROOT, Page, page, pages, run_page, run_script
+
+from baas_auth_plugins import Token
+from baas_auth_plugins._oauth.token import Instant, Phase
+from baas_auth_plugins.sandbox import Sandbox
+
+pytestmark = pytest.mark.timeout(120)
+
+NOT_RUN = {
+    "docs/how-to/jupyter.md": ["a notebook awaits outside of a function"],
+    "docs/migration/authlib.md": ["Authlib adds a charset to the content type, which the sandbox refuses"],
+    "docs/migration/requests-oauth2client.md": ["requests-oauth2client wants https for its token endpoint"],
+}
+TESTED_ELSEWHERE = (
+    "docs/gateways/",
+    "docs/how-to/testing.md",
+    "docs/how-to/mtls.md",
+    "docs/how-to/other-clients.md",
+    "docs/how-to/observability.md",
+)
+PAGES = [one for one in pages() if not one.name.startswith(TESTED_ELSEWHERE)]
+HERE = [one for one in PAGES if not one.needs and "pt-BR" not in one.path.parts]
+ELSEWHERE = [one for one in PAGES if one.needs]
+
+
+def by_name(one: Page) -> str:
+    return one.name
+
+
+@pytest.fixture
+def gateways() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.mark.parametrize("one", HERE, ids=by_name)
+def test_the_examples_of_a_page_run(one: Page, gateways: Sandbox, tmp_path: Path) -> None:
+    """Each Python block of a page runs against the sandbox, silently. Its tests pass under pytest."""
+    run_page(one, gateways, tmp_path)
+
+
+def test_what_is_not_run_is_known() -> None:
+    """Each block that is not run says why, and is in this list."""
+    found = {one.name: [block.not_run for block in one.examples if block.not_run] for one in PAGES}
+
+    assert {name: reasons for name, reasons in found.items() if reasons} == NOT_RUN
+
+
+def test_pages_that_need_a_framework_are_tested_with_the_tools() -> None:
+    """What a page needs beyond the test extra is installed for tests/tools, where the page runs."""
+    requirements = (ROOT / "tests" / "tools" / "requirements.txt").read_text(encoding="utf-8").replace("-", "_")
+
+    assert ELSEWHERE
+    assert [name for one in ELSEWHERE for name in one.needs if f"\n{name}>=" not in requirements.lower()] == []
+
+
+@pytest.mark.parametrize(
+    "drawn", list(runpy.run_path(str(DOCS / "pictures" / "draw.py"))["pictures"]()), ids=lambda drawn: drawn[0].name
+)
+def test_a_picture_is_up_to_date(drawn: tuple[Path, str]) -> None:
+    """Each picture that is drawn by the script is what the script draws."""
+    path, content = drawn
+
+    assert path.read_text(encoding="utf-8") == content
+
+
+@pytest.mark.parametrize("lifetime", [3600, 420, 300])
+def test_the_timeline_is_the_packages(lifetime: float) -> None:
+    """At the ages in the picture a token changes its phase, and not a moment before."""
+    boundaries = runpy.run_path(str(DOCS / "pictures" / "draw.py"))["boundaries"]
+    token = Token("a-token", "Bearer", frozenset(), 0.0, lifetime, 0.0)
+
+    for age, phase in zip(boundaries(lifetime), (Phase.STALE, Phase.CRITICAL, Phase.EXPIRED), strict=True):
+        before, at = Instant(age - 0.001, age - 0.001), Instant(age, age)
+        assert (token.phase(before, 300), token.phase(at, 300)) == (phase - 1, phase)
+
+
+def test_before_and_after_fetch_the_same(gateways: Sandbox) -> None:
+    """Axia's BaaSClient and the one `session.auth` line get the same accounts from the gateway."""
+    codes = [block.code for block in page(DOCS / "migration" / "samples.md").examples]
+    before, after = (ast.literal_eval(run_script(code, gateways).stdout) for code in codes)
+
+    assert before.pop("content_type") == "application/json"  # which the page's client sends with a GET
+    assert after.pop("content_type") is None
+    assert before == after
+    assert before["path"] == "/v1/accounts"
+    assert codes[1].count("session.auth = ") == 1
+
+
+TWINS = [
+    (ROOT / "README.md", ROOT / "README.pt-BR.md"),
+    (DOCS / "tutorial.md", DOCS / "pt-BR" / "tutorial.md"),
+    (DOCS / "errors.md", DOCS / "pt-BR" / "errors.md"),
+]
+
+
+@pytest.mark.parametrize("twins", TWINS, ids=lambda twins: twins[0].name)
+def test_the_portuguese_twin_keeps_step(twins: tuple[Path, Path]) -> None:
+    """English and Portuguese pages have the same headings by level, the same code and the same rows in tables."""
+    english, portuguese = map(page, twins)
+
+    assert [block.code for block in english.blocks if block.language in ("python", "sh", "")] == [
+        block.code for block in portuguese.blocks if block.language in ("python", "sh", "")
+    ]
+    assert _levels(english) == _levels(portuguese)
+    assert sum(line.startswith("|") for line in english.text.splitlines()) - _benchmark_rows(english) == sum(
+        line.startswith("|") for line in portuguese.text.splitlines()
+    )
+
+
+def _levels(one: Page) -> list[int]:
+    text = one.text
+    for block in one.blocks:
+        text = text.replace(block.code, "")
+    return [len(line) - len(line.lstrip("#")) for line in text.splitlines() if line.startswith("#")]
+
+
+def _benchmark_rows(one: Page) -> int:
+    table = one.text.partition("<!-- benchmarks -->")[2].partition("<!-- /benchmarks -->")[0]
+    return sum(line.startswith("|") for line in table.splitlines())
+
+
+def test_needs_are_importable_names() -> None:
+    """A page's needs are modules, so that a page is not skipped for a typing error."""
+    assert all(name.isidentifier() for one in PAGES for name in one.needs)
