@@ -14,7 +14,7 @@ import random
 from functools import partial
 from typing import Literal
 
-from .._oauth.token import Instant, Phase, Token, now
+from .._oauth.token import Instant, Phase, Token, digest, now
 from ..exceptions import (
     BaaSAuthError,
     ConfigurationError,
