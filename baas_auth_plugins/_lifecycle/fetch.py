@@ -74,11 +74,18 @@ class SecretReader(Protocol):
 class _Budget:
     """What one call may use: time and token requests. A listener that asks for a token uses its caller's."""
 
-    __slots__ = ("deadline", "requests")
+    __slots__ = ("deadline", "has_told_limit", "requests")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.requests = _MOST_REQUESTS
+        self.has_told_limit = False
+
+    def tells(self, error: RateLimitError) -> bool:
+        """Return whether a rate limit is an event. The package's own is one once, or a listener that calls would loop."""
+        is_own, was_told = error.status_code is None, self.has_told_limit
+        self.has_told_limit = was_told or is_own
+        return not (is_own and was_told)
 
 
 _budget_of_listener: ContextVar[_Budget | None] = ContextVar("baas_auth_budget", default=None)
@@ -249,7 +256,8 @@ def fetch(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[To
         except RateLimitError as error:
             limits += 1
             raised: TokenEndpointError = error
-            call.emit("RateLimited", None, retry_after=error.retry_after)
+            if call.budget.tells(error):
+                call.emit("RateLimited", None, retry_after=error.retry_after)
         except TokenEndpointUnavailableError as error:
             failures += 1
             raised = error
