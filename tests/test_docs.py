@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from doc_examples import DOCS, ROOT, Page, page, pages, run_page, run_script
 
 from baas_auth_plugins import Token
 from baas_auth_plugins._oauth.token import Instant, Phase
+from baas_auth_plugins.cli._exit_codes import ExitCode
 from baas_auth_plugins.sandbox import Sandbox
 
 pytestmark = pytest.mark.timeout(120)
@@ -21,7 +24,12 @@ NOT_RUN = {
     "docs/migration/authlib.md": ["Authlib adds a charset to the content type, which the sandbox refuses"],
     "docs/migration/requests-oauth2client.md": ["requests-oauth2client wants https for its token endpoint"],
 }
-TESTED_ELSEWHERE = ("docs/gateways/", "docs/how-to/mtls.md", "docs/how-to/other-clients.md", "docs/how-to/observability.md")
+TESTED_ELSEWHERE = (
+    "docs/gateways/",
+    "docs/how-to/mtls.md",
+    "docs/how-to/other-clients.md",
+    "docs/how-to/observability.md",
+)
 PAGES = [one for one in pages() if not one.name.startswith(TESTED_ELSEWHERE)]
 HERE = [one for one in PAGES if not one.needs and "pt-BR" not in one.path.parts]
 ELSEWHERE = [one for one in PAGES if one.needs]
@@ -58,7 +66,9 @@ def test_pages_that_need_a_framework_are_tested_with_the_tools() -> None:
     assert [name for one in ELSEWHERE for name in one.needs if f"\n{name}>=" not in requirements.lower()] == []
 
 
-@pytest.mark.parametrize("drawn", list(runpy.run_path(str(DOCS / "pictures" / "draw.py"))["pictures"]()), ids=lambda drawn: drawn[0].name)
+@pytest.mark.parametrize(
+    "drawn", list(runpy.run_path(str(DOCS / "pictures" / "draw.py"))["pictures"]()), ids=lambda drawn: drawn[0].name
+)
 def test_a_picture_is_up_to_date(drawn: tuple[Path, str]) -> None:
     """Each picture that is drawn by the script is what the script draws."""
     path, content = drawn
@@ -125,3 +135,32 @@ def _benchmark_rows(one: Page) -> int:
 def test_needs_are_importable_names() -> None:
     """A page's needs are modules, so that a page is not skipped for a typing error."""
     assert all(name.isidentifier() for one in PAGES for name in one.needs)
+
+
+PUBLIC = (
+    "baas_auth_plugins",
+    "baas_auth_plugins.cache.redis",
+    "baas_auth_plugins.client_auth",
+    "baas_auth_plugins.events",
+    "baas_auth_plugins.exceptions",
+    "baas_auth_plugins.opentelemetry",
+    "baas_auth_plugins.sandbox",
+    "baas_auth_plugins.testing",
+)
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_reference_has_every_public_name(module: str) -> None:
+    """Each name in the module's `__all__` has an entry in docs/reference, by itself or with its whole module."""
+    reference = "\n".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / "reference").glob("*.md")))
+    entries = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)", reference, re.MULTILINE))
+    described = {entry.rpartition(".")[2] for entry in entries}
+
+    assert module in entries or set(importlib.import_module(module).__all__) - described == set()
+
+
+def test_the_reference_has_every_exit_code() -> None:
+    """Each exit code of the command line, with its meaning, is on its page."""
+    text = (DOCS / "command-line.md").read_text(encoding="utf-8")
+
+    assert [code for code in ExitCode if f"| {code.value} | {code.meaning} |" not in text] == []
