@@ -171,7 +171,9 @@ class OAuth2ClientCredentialsAuth(RequestsAuth, HttpxAuth):
         names = ("client_id", "client_secret", "scope", "environment", "base_url")
         found = {name: os.environ.get(f"{prefix}_{name.upper()}") for name in names}
         arguments: dict[str, Any] = {name: value for name, value in found.items() if value} | dict(overrides)
-        needed = names[:1] if provider.token_endpoint_auth_method == "none" else names[:2]
+        needed = ["client_id"]
+        needed += [] if provider.token_endpoint_auth_method == "none" else ["client_secret"]
+        needed += [] if provider.environments else ["base_url"]
         missing = [f"{prefix}_{name.upper()}" for name in needed if name not in arguments]
         if missing:
             raise ConfigurationError(f"missing environment variables: {', '.join(missing)}")

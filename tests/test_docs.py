@@ -26,6 +26,7 @@ NOT_RUN = {
 }
 TESTED_ELSEWHERE = (
     "docs/gateways/",
+    "docs/how-to/testing.md",
     "docs/how-to/mtls.md",
     "docs/how-to/other-clients.md",
     "docs/how-to/observability.md",

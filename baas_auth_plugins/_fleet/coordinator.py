@@ -12,17 +12,19 @@ The rules:
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
+from .._lifecycle import reports
 from .._lifecycle.coordinator import Decision, Errand, LocalState
 from .._lifecycle.effects import Flow, ReadResponse, Sleep
 from .._lifecycle.rate_limit import RateLimiter, RateLimits
 from .._lifecycle.single_flight import Flight, OutOfTimeError, SingleFlight, no_token
-from .._lifecycle.state import TokenState, Transition, merged
+from .._lifecycle.state import Lease, TokenState, Transition, merged
 from .._oauth.token import Instant, now
 from .._process import lock, process_id
 from ..exceptions import TokenEndpointError
@@ -30,6 +32,8 @@ from .codec import Codec
 from .store import SECONDS_WITH_TOKEN, SECONDS_WITHOUT, Record, SharedStore, StoreDownError
 
 __all__ = ["FleetCoordinator"]
+
+logger = logging.getLogger("baas_auth_plugins")
 
 _LEASE_MARGIN = 5.0  # seconds: a cache operation may take 1 s, and be tried again
 _POLL = (0.05, 0.1, 0.2, 0.4)  # seconds, with jitter
@@ -104,17 +108,26 @@ class FleetCoordinator:
                 return (yield from self._alone(errand, down))
             state, at = self._take_over(record), now()
             if record.is_written:
+                self._say("this process holds the lease, and may send one token request")
                 return Decision.LEAD
-            if self._is_better(state, errand, at):
+            if state.token is not None and self._is_better(state, errand, at):
+                name, remaining = reports.name_of(state.token), state.token.remaining(at)
+                self._say("adopted %s, which another process requested; it expires in %.0f s", name, remaining)
                 return Decision.ADOPTED
             if not errand.is_urgent:
+                self._say("another process renews the token, or has just failed to")
                 return Decision.BUSY
             if state.failure_now(at):
+                self._say("another process's token request failed; its error counts here, too")
                 return Decision.ADOPTED  # raised here, it would count as this process's own
             if not state.leased_by_other(self._name, at):  # a Retry-After: the limiter makes the caller wait
                 self._limiter.block(state.blocked.remaining(at), at)
                 return Decision.LEAD
+            self._say("another process requests a token; looking for it again soon")
             yield from self._pause(errand, next(polls, _POLL[-1]))
+
+    def _say(self, text: str, *values: object) -> None:
+        logger.debug("%s: " + text, self._provider, *values)
 
     def _leads(self, seconds: float) -> bool:
         lease = self._local.value.lease
@@ -197,8 +210,7 @@ class FleetCoordinator:
             before = self._local.value
             self._local.apply(transition, epoch)
             after = self._local.value
-        gives_back = ends_lead and before.lease is not None and before.lease.owner == owner
-        if not gives_back and self._seen is not None and after == self._seen.value:
+        if not self._has_ended(before.lease) and self._seen is not None and after == self._seen.value:
             return None
 
         def decide(shared: TokenState | None) -> TokenState:
@@ -207,9 +219,13 @@ class FleetCoordinator:
             holds = base.lease is not None and base.lease.owner == owner
             # The holder of the lease has the last word; for all others the rules of `merged` apply.
             new = transition(base) if holds else merged(after, shared, at)
-            return replace(new, lease=None if holds and ends_lead else base.lease)
+            return replace(new, lease=None if self._has_ended(base.lease) else base.lease)
 
         return decide
+
+    def _has_ended(self, lease: Lease | None) -> bool:
+        """Return whether a lease is one of this coordinator's, of a lead that has ended."""
+        return lease is not None and lease.owner.startswith(self._name) and lease.owner != self._owner
 
     def look(self, deadline: float) -> Flow[None]:
         """Read the record, once for all callers that want to."""

@@ -45,7 +45,7 @@ class SessionSender:
     __slots__ = ("session",)
 
     def __init__(self, session: requests.Session | None = None) -> None:
-        self.session = session
+        self.session: requests.Session | None = session
 
     @property
     def is_replaced(self) -> bool:

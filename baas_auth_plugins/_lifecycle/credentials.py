@@ -23,6 +23,7 @@ from ..exceptions import (
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
+from . import reports
 from .effects import Flow, Job, ReadResponse, RunInThread, Sleep
 from .fetch import Call, Sender, backoff, refused, send, unreachable
 from .source import TokenSource
@@ -165,6 +166,7 @@ class ClientCredentials:
         """Move on to the new secret's source, once. Until it has a token, the old valid one is served."""
         call.has_rotated = True
         at, client = now(), self.client
+        reports.rotated(client)
         valid = source.local.value.usable(call.rejected, client.leeway, at)
         if valid is not None:
             source.local.apply(lambda state: state.paused(client.timeout, at))
@@ -213,6 +215,7 @@ class ClientCredentials:
 
     def replayed(self, call: Call, replacement: Acquired, status_code: int, duration: float) -> Flow[None]:
         """The API answered the second request."""
+        reports.replayed(self.client.name, replacement.token, status_code, duration)
         call.emit("RequestReplayed", replacement.token, status_code=status_code, duration=duration)
         try:
             source = self._source

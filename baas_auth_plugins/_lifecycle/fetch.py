@@ -212,9 +212,10 @@ class Work:
         """
         self.waited += seconds
         if self.waited > self.call.client.max_wait or now().monotonic + seconds > self.deadline:
+            logger.debug("%s; a wait of %.1f s does not fit in this call's time: raising the error", error, seconds)
             raise OutOfTimeError(error) if self.is_urgent else error
-        if seconds >= 1:
-            logger.info("%s; waiting %.1f s before the next token request", error, seconds)
+        level = logging.INFO if seconds >= 1 else logging.DEBUG
+        logger.log(level, "%s; waiting %.1f s before the next token request", error, seconds)
         self.hold(seconds)
         yield from Sleep(seconds)
 
@@ -277,6 +278,7 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
     sent = now()
     left = max(work.deadline - sent.monotonic, _SHORTEST_TIMEOUT)
     request = client.token_request(secret, call.user_agent)
+    logger.debug("%s: sending token request %d of this call to %s", client.name, call.requests, client.host)
     try:
         response = yield from send(call.sender, request._replace(timeout=min(request.timeout, left)))
     except NetworkError as failure:

@@ -14,7 +14,7 @@ import random
 from functools import partial
 from typing import Literal
 
-from .._oauth.token import Instant, Phase, Token, digest, now
+from .._oauth.token import Instant, Phase, Token, now
 from ..exceptions import (
     BaaSAuthError,
     ConfigurationError,
@@ -22,6 +22,7 @@ from ..exceptions import (
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
+from . import reports
 from .coordinator import Coordinator, LocalState
 from .effects import ConnectionLostError, Flow
 from .fetch import RETRIED, RETRIES, Call, Work, fetch
@@ -91,19 +92,22 @@ class TokenSource:
             if token is not None:
                 stale = phase is Phase.STALE
                 if tried or self._must_wait(state, at) or (stale and self._flights.is_busy):
-                    return self._serve_stale(call, token, at)
+                    return self._serve_stale(call, state, token, at)
                 if call.starts_renewal is not None:
                     call.starts_renewal()
-                    return self._serve_stale(call, token, at)
+                    return self._serve_stale(call, state, token, at)
                 deadline = min(call.deadline, started.monotonic + call.client.timeout)
             else:
                 failure = failure or state.failure_now(at)
                 if failure is not None:
+                    self._report_pause(state, at, is_ours=tried)
                     raise failure
                 if not call.budget.requests:
                     raise no_token(self._provider, "this call has sent as many token requests as it may")
                 deadline = call.deadline
             tried = True
+            if self._flights.is_busy:
+                reports.waiting(self._provider, has_token=token is not None)
             work = partial(self._renew, call, token, deadline)
             try:
                 yield from self._flights.run(work, is_urgent=token is None, deadline=deadline)
@@ -113,11 +117,18 @@ class TokenSource:
                 return call.minted
         raise no_token(self._provider, "none that is valid came")
 
+    def _report_pause(self, state: TokenState, at: Instant, *, is_ours: bool) -> None:
+        if not is_ours and state.failure is not None:
+            text = "%s: no token request for %.1f s, because the last one failed; raising its error again"
+            logger.debug(text, self._provider, state.failure.pause.remaining(at))
+
     def _must_wait(self, state: TokenState, at: Instant) -> bool:
         """Return whether a voluntary renewal has to wait."""
         return state.renewal.remaining(at) > 0 or state.blocked.remaining(at) > 0 or self.limiter.wait(at) > 0
 
-    def _serve_stale(self, call: Call, token: Token, at: Instant) -> Token:
+    def _serve_stale(self, call: Call, state: TokenState, token: Token, at: Instant) -> Token:
+        pause = max(state.renewal.remaining(at), state.blocked.remaining(at), self.limiter.wait(at))
+        reports.served(self._provider, token, at, pause)
         call.emit("TokenServedStale", token, remaining=token.remaining(at))
         return token
 
@@ -129,7 +140,7 @@ class TokenSource:
             return  # another caller was quicker
         reason = self._reason(before, call, token)
         request = _Request(call, flight, before.generation, now(), reason)
-        logger.debug("%s: requesting a token (%s)", self._provider, reason)
+        reports.requesting(call.client, reason, token or call.rejected or before.token, request.started)
         epoch = self.local.epoch
         try:
             retries = 0 if before.is_failing(request.started) else RETRIES
@@ -172,9 +183,7 @@ class TokenSource:
 
     def _report_success(self, request: _Request, token: Token) -> None:
         duration, call = now().since(request.started), request.call
-        logger.debug(
-            "%s: got token %s in %.3f s (%s)", self._provider, digest(token.access_token), duration, request.reason
-        )
+        reports.minted(call.client, request.reason, token, call.requests, duration)
         fields = {"reason": request.reason, "attempts": call.requests, "duration": duration}
         call.emit("TokenMinted", token, expires_in=token.expires_in, **fields)
 
@@ -182,12 +191,7 @@ class TokenSource:
         call, at, state = request.call, now(), self.local.value
         token = state.usable(call.rejected, call.client.leeway, at)
         pause = max(state.renewal.remaining(at), self.limiter.wait(at))
-        logger.warning(
-            "%s; %s; the next attempt is possible in %.1f s",
-            error,
-            "the valid token is served meanwhile" if token is not None else "there is no valid token",
-            pause,
-        )
+        reports.failed(error, token, at, pause)
         call.emit(
             "RenewalFailed",
             token,
@@ -197,6 +201,13 @@ class TokenSource:
             serving_old_token=token is not None,
             next_attempt_in=pause,
         )
+
+    def _report_401(self, call: Call, token: Token, at: Instant, refusal: Refusal | None) -> None:
+        state = self.local.value
+        limited = max(self.limiter.wait(at), state.blocked.remaining(at))
+        pause = state.rejection.remaining(at) if refusal == "back-off" else limited
+        reports.rejected(self._provider, token, at, refusal, pause, self._other(call, token))
+        call.emit("TokenRejected", token, age=token.age(at), replaying=refusal is None, reason=refusal)
 
     def rejected(self, call: Call, token: Token, *, is_replayable: bool) -> Flow[bool]:
         """The API answered 401 to a token: return whether to send the request again with another one.
@@ -208,9 +219,7 @@ class TokenSource:
         if self._other(call, token) is None:
             yield from self._coordinator.look(call.deadline)
         refusal = self._refusal(call, token, is_replayable=is_replayable)
-        logger.info("%s: the API rejected token %s (401)", self._provider, digest(token.access_token))
-        fields = {"age": token.age(at), "replaying": refusal is None, "reason": refusal}
-        call.emit("TokenRejected", token, **fields)
+        self._report_401(call, token, at, refusal)
         if refusal is None and self._other(call, token) is None:
             self._drop(token, "rejected")  # the request for the next one publishes it
         elif refusal == "body" and self._may_drop(call, token):
@@ -221,7 +230,7 @@ class TokenSource:
         """Do as `rejected` for a request that nobody can send again, where the client has closed the flow."""
         at = now()
         self.local.apply(lambda state: state.with_401(at))
-        call.emit("TokenRejected", token, age=token.age(at), replaying=False, reason="body")
+        self._report_401(call, token, at, "body")
         if self._may_drop(call, token):
             self._coordinator.publish_later(self._dropping_for_good(token))
 
@@ -277,11 +286,16 @@ class TokenSource:
         at = now()
 
         def transition(state: TokenState) -> TokenState:
-            if not _holds(state, token) or state.verdict is not Verdict.NONE or state.rejection.remaining(at):
+            # Another caller's 401 may have dropped it meanwhile: no other token came for that.
+            is_last = _holds(state, token) or (state.token is None and state.dropped[-1:] == (digest(token.access_token),))
+            if not is_last or state.verdict is not Verdict.NONE or state.rejection.remaining(at):
                 return state
             return state if state.lease is not None and state.lease.remaining(at) else state.with_rejection(at)
 
+        before = self.local.value
         self.local.apply(transition)
+        if self.local.value is not before:
+            reports.still_rejected(self._provider, token, self.local.value.rejection.remaining(at))
 
     def invalidate(self, token: Token | str | None, deadline: float) -> Flow[None]:
         """Drop a token, here and for all others: this very one, or whichever is current."""
@@ -292,6 +306,7 @@ class TokenSource:
         else:
             dropped = current if token is None or (current is not None and current.access_token == token) else None
         if dropped is not None:
+            logger.debug("%s: invalidate() drops %s", self._provider, reports.name_of(dropped))
             self._drop(dropped, "invalidated")
             yield from self._coordinator.publish(_unchanged)
 

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.ciphers import aead  # noqa: F401  # importe
 try:
     from redis.client import NEVER_DECODE
     from redis.connection import ConnectionPool
-except ImportError as error:
-    raise ImportError("the Redis cache needs redis-py: pip install 'baas-auth-plugins[redis]'") from error
+except ImportError as _missing:
+    raise ImportError("the Redis cache needs redis-py: pip install 'baas-auth-plugins[redis]'") from _missing
 
 from ..exceptions import ConfigurationError
 

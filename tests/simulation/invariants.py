@@ -178,8 +178,9 @@ class Fleet(Referee):
         self._troubled_until = max(self._troubled_until, self.world.true + seconds)
 
     def interrupted(self, _caller: Caller) -> None:
-        """A signal handler raised."""
+        """A signal handler raised as a thread started: what that was to publish is lost."""
         self._interrupted_at = self.world.true
+        self.trouble(60)
 
     def hangs(self, caller: Caller) -> None:
         """A caller's event loop hangs."""
@@ -324,7 +325,9 @@ class Fleet(Referee):
                 self.check("one token request is in flight per key and fleet", late, other.name)
         for referee, book in self._books(caller, key):
             if referee.is_strict:
-                self._justify(caller, referee, book, slack=_TICK if referee.process else _TOLD)
+                own = process.referee.book(key).known
+                if referee.process or own is None or own.is_public:  # else its generation is another
+                    self._justify(caller, referee, book, slack=_TICK if referee.process else _TOLD)
         notes.update({"in flight": True, "key": key, "sent": self.world.now, "sent true": true})
         notes["was valid"] = self._usable(caller)
         notes.pop("reply", None)
