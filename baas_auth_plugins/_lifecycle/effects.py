@@ -81,13 +81,12 @@ class ReadResponse(Effect[None]):
 class Waiter:
     """A caller that can be woken from any thread, also before its driver has set `notify`."""
 
-    __slots__ = ("deadline", "is_leader", "is_woken", "notify")
+    __slots__ = ("deadline", "is_woken", "notify")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.notify: Callable[[], object] | None = None
         self.is_woken = False
-        self.is_leader = False
 
     def wake(self) -> bool:
         """Wake the caller; return False if its event loop is closed."""

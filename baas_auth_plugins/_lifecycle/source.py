@@ -309,12 +309,12 @@ class _Request:
     renewal of a newer token.
     """
 
-    __slots__ = ("_flight", "_turn", "call", "generation", "reason", "started")
+    __slots__ = ("_flight", "_leader", "call", "generation", "reason", "started")
 
     def __init__(self, call: Call, flight: Flight, generation: int, started: Instant, reason: str) -> None:
         self.call = call
         self._flight = flight
-        self._turn = flight.turn
+        self._leader = flight.leader
         self.generation = generation
         self.started = started
         self.reason = reason
@@ -322,7 +322,7 @@ class _Request:
     def renewed(self, token: Token) -> Transition:
         """Return the transition after a success."""
         at, leeway = now(), self.call.client.leeway
-        is_late = self._flight.is_over or self._flight.turn != self._turn
+        is_late = self._flight.is_over or self._flight.leader is not self._leader
 
         def transition(state: TokenState) -> TokenState:
             if is_late and state.generation > self.generation and state.usable(None, leeway, at) is not None:
