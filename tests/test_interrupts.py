@@ -205,10 +205,16 @@ def test_an_interrupt_in_thread_start_is_raised(
     assert auth.get_token().access_token
 
 
-def test_an_interrupt_at_any_call_costs_nobody_else_anything(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("with_vault", [False, True])
+def test_an_interrupt_at_any_call_costs_nobody_else_anything(with_vault: bool, sandbox: Sandbox) -> None:
     """A signal that strikes as any function of the life cycle begins is raised, and the next call is quick."""
     for number in itertools.count(1):
-        auth = make(NTXPayAuth, sandbox, timeout=4)
+        auth = make(
+            NTXPayAuth,
+            sandbox,
+            client_secret=(lambda: sandbox.client_secret) if with_vault else sandbox.client_secret,
+            timeout=4,
+        )
         strike, before = Strike(number), sys.gettrace()
         sys.settrace(strike)
         try:

@@ -159,12 +159,17 @@ class Job(Generic[T]):
 
     def join(self) -> Waiter:
         """Start the function unless it runs already, and return a waiter that is woken at its end."""
-        waiter = Waiter(deadline=0)
-        with lock():
-            self._waiters.append(waiter)
-            starts, self._is_started = not self._is_started, True
-        if starts:
-            self._start()
+        waiter, starts = Waiter(deadline=0), False
+        try:
+            with lock():
+                self._waiters.append(waiter)
+                starts, self._is_started = not self._is_started, True
+            if starts:
+                self._start()
+        except BaseException as interrupt:  # a signal handler raised before the thread could start
+            if starts:
+                self._end(Outcome(error=InterruptedError(f"interrupted by {type(interrupt).__name__}")))
+            raise
         if self.outcome is not None:
             waiter.wake()
         return waiter
@@ -184,9 +189,6 @@ class Job(Generic[T]):
                 return
         except RuntimeError:  # the interpreter is shutting down, and starts no thread
             pass
-        except BaseException as interrupt:  # a signal handler raised before the thread could start
-            self._end(Outcome(error=InterruptedError(f"interrupted by {type(interrupt).__name__}")))
-            raise
         self._run()
 
     def _run(self) -> None:
@@ -198,7 +200,7 @@ class Job(Generic[T]):
 
     def _end(self, outcome: Outcome[T]) -> None:
         with lock():
-            self.outcome = outcome
+            self.outcome = self.outcome or outcome
             waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter.wake()
