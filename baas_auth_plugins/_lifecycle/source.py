@@ -286,7 +286,9 @@ class TokenSource:
 
         def transition(state: TokenState) -> TokenState:
             # Another caller's 401 may have dropped it meanwhile: no other token came for that.
-            is_last = _holds(state, token) or (state.token is None and state.dropped[-1:] == (digest(token.access_token),))
+            is_last = _holds(state, token) or (
+                state.token is None and state.dropped[-1:] == (digest(token.access_token),)
+            )
             if not is_last or state.verdict is not Verdict.NONE or state.rejection.remaining(at):
                 return state
             return state if state.lease is not None and state.lease.remaining(at) else state.with_rejection(at)
@@ -323,19 +325,19 @@ class _Request:
     renewal of a newer token.
     """
 
-    __slots__ = ("_turn", "_work", "call", "reason", "started")
+    __slots__ = ("_leader", "_work", "call", "reason", "started")
 
     def __init__(self, work: Work, reason: str) -> None:
         self.call = work.call
         self._work = work
-        self._turn = work.flight.turn
+        self._leader = work.flight.leader
         self.started = now()
         self.reason = reason
 
     def renewed(self, token: Token) -> Transition:
         """Return the transition after a success."""
         at, leeway, work = now(), self.call.client.leeway, self._work
-        is_late = work.flight.is_over or work.flight.turn != self._turn
+        is_late = work.flight.is_over or work.flight.leader is not self._leader
 
         def transition(state: TokenState) -> TokenState:
             if is_late and state.generation > work.generation and state.usable(None, leeway, at) is not None:
