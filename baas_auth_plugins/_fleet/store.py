@@ -146,7 +146,7 @@ class SharedStore:
                 self._abandoned = job, started
                 raise
             if outcome.value is not None:
-                self._succeeded(writes)
+                self._succeeded(before, writes)
                 return outcome.value
         if self._breaker is before:  # no other caller has noted it meanwhile
             self._failed(outcome.error or TimeoutError(), writes)
@@ -160,7 +160,9 @@ class SharedStore:
             self._failed(TimeoutError(), writes)
         self._abandoned = None
 
-    def _succeeded(self, writes: bool) -> None:
+    def _succeeded(self, before: Backoff, writes: bool) -> None:
+        if self._breaker is not before:
+            return  # it opened while this operation was under way
         # A full Redis, or a replica, can be read but not written.
         if self._breaker.count and (writes or not self._failed_at_writing):
             self._breaker = NO_BACKOFF
