@@ -168,7 +168,9 @@ def test_one_401_is_healed(call: Caller, sandbox: Sandbox, reject: Callable[[], 
     assert sandbox.count("token") == 2
 
 
-@pytest.mark.parametrize("reject", [lambda: SimpleNamespace(status=401), raising(status=401)], ids=["returned", "raised"])
+@pytest.mark.parametrize(
+    "reject", [lambda: SimpleNamespace(status=401), raising(status=401)], ids=["returned", "raised"]
+)
 def test_second_answer_is_the_callers(call: Caller, sandbox: Sandbox, reject: Callable[[], Any]) -> None:
     """A second 401 is returned, or raised, as the API gave it, and there is no third try."""
     auth, api = make(BS2Auth, sandbox), Api(reject)

@@ -60,7 +60,9 @@ def timeline() -> str:
                 for number, text in enumerate(words)
             ),
         ]
-    for number, (lifetime, where) in enumerate({3600: "Axia, NTX Pay, Avista", 420: "BS2 homologation", 300: "BS2"}.items()):
+    for number, (lifetime, where) in enumerate(
+        {3600: "Axia, NTX Pay, Avista", 420: "BS2 homologation", 300: "BS2"}.items()
+    ):
         y = 98 + number * row
         lines += [
             f'<text class="name" x="0" y="{y + 14}">{lifetime} s</text>',
