@@ -26,6 +26,7 @@ for module, pages in {
         exclude_patterns.append(pages)
 
 default_role = "code"  # docstrings have single backticks
+autoclass_content = "both"  # what a constructor takes is in its docstring
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from doc_examples import DOCS, ROOT, Page, page, pages, run_page, run_script
 
 from baas_auth_plugins import Token
 from baas_auth_plugins._oauth.token import Instant, Phase
+from baas_auth_plugins.cli._exit_codes import ExitCode
 from baas_auth_plugins.sandbox import Sandbox
 
 pytestmark = pytest.mark.timeout(120)
@@ -133,3 +136,32 @@ def _benchmark_rows(one: Page) -> int:
 def test_needs_are_importable_names() -> None:
     """A page's needs are modules, so that a page is not skipped for a typing error."""
     assert all(name.isidentifier() for one in PAGES for name in one.needs)
+
+
+PUBLIC = (
+    "baas_auth_plugins",
+    "baas_auth_plugins.cache.redis",
+    "baas_auth_plugins.client_auth",
+    "baas_auth_plugins.events",
+    "baas_auth_plugins.exceptions",
+    "baas_auth_plugins.opentelemetry",
+    "baas_auth_plugins.sandbox",
+    "baas_auth_plugins.testing",
+)
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_reference_has_every_public_name(module: str) -> None:
+    """Each name in the module's `__all__` has an entry in docs/reference, by itself or with its whole module."""
+    reference = "\n".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / "reference").glob("*.md")))
+    entries = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)", reference, re.MULTILINE))
+    described = {entry.rpartition(".")[2] for entry in entries}
+
+    assert module in entries or set(importlib.import_module(module).__all__) - described == set()
+
+
+def test_the_reference_has_every_exit_code() -> None:
+    """Each exit code of the command line, with its meaning, is on its page."""
+    text = (DOCS / "command-line.md").read_text(encoding="utf-8")
+
+    assert [code for code in ExitCode if f"| {code.value} | {code.meaning} |" not in text] == []

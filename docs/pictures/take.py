@@ -57,10 +57,10 @@ def sandbox_page() -> None:
     with Sandbox(port=8765) as sandbox, sync_playwright() as playwright:
         axia = AxiaAuth(sandbox.client_id, sandbox.client_secret, base_url=sandbox.url)
         bs2 = BS2Auth(sandbox.client_id, sandbox.client_secret, scope="cob.read pix.read", base_url=sandbox.url)
-        requests.get(f"{sandbox.url}/v1/accounts", auth=axia)
-        requests.get(f"{sandbox.url}/pix/direto/forintegration/v1/cobv/abc123", auth=bs2)
+        requests.get(f"{sandbox.url}/v1/accounts", auth=axia, timeout=10)
+        requests.get(f"{sandbox.url}/pix/direto/forintegration/v1/cobv/abc123", auth=bs2, timeout=10)
         sandbox.revoke(provider="axia")
-        requests.get(f"{sandbox.url}/v1/accounts", auth=axia)
+        requests.get(f"{sandbox.url}/v1/accounts", auth=axia, timeout=10)
         sandbox.inject(Fault("status", "token", status=503, times=2))
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(_ARGUMENTS))
         for scheme in ("light", "dark"):
