@@ -270,14 +270,8 @@ class SourceMachine(RuleBasedStateMachine):
             if caller not in self.callers:
                 continue
             is_due = caller.due <= now().monotonic
-<<<<<<< HEAD
             is_woken = isinstance(caller.effect, Wait) and caller.effect.waiter.is_woken
             if is_woken or (is_due and isinstance(caller.effect, Wait | Sleep)):
-=======
-            if (isinstance(caller.effect, Wait) and (is_due or caller.effect.waiter.is_woken)) or (
-                isinstance(caller.effect, Sleep) and is_due
-            ):
->>>>>>> af8cd65b1d87346b7bdb1ae3181d1151c7c26c63
                 self._remove(caller)
                 self._settle(caller.go())
             elif isinstance(caller.effect, SendTokenRequest) and is_due:
