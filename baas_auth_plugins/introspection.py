@@ -17,8 +17,8 @@ from ._http.drivers import arun, run
 from ._http.httpx_messages import aclient_sender, client_sender
 from ._http.log_redaction import redacted_logs
 from ._http.session_sender import SessionSender
+from ._lifecycle.call import Call, Sender
 from ._lifecycle.effects import Flow
-from ._lifecycle.fetch import Call, Sender
 from ._oauth.messages import TokenRequest, TokenResponse
 from ._oauth.responses import read_json, redact
 from ._oauth.token import Token, now

@@ -23,6 +23,7 @@ from baas_auth_plugins import (
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
+from baas_auth_plugins._lifecycle.call import Call, Work
 from baas_auth_plugins._lifecycle.coordinator import Decision, LocalCoordinator, LocalState
 from baas_auth_plugins._lifecycle.effects import (
     ConnectionLostError,
@@ -33,7 +34,7 @@ from baas_auth_plugins._lifecycle.effects import (
     Sleep,
     Waiter,
 )
-from baas_auth_plugins._lifecycle.fetch import RETRIES, Call, Work, backoff, fetch
+from baas_auth_plugins._lifecycle.fetch import RETRIES, backoff, fetch
 from baas_auth_plugins._lifecycle.rate_limit import RateLimiter, RateLimits
 from baas_auth_plugins._lifecycle.single_flight import Flight, OutOfTimeError
 from baas_auth_plugins._oauth.messages import NetworkError, TokenRequest, TokenResponse

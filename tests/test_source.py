@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from baas_auth_plugins import InvalidClientError, MemoryTokenCache, RateLimitError, Token, TokenEndpointError
+from baas_auth_plugins._lifecycle.call import Call
 from baas_auth_plugins._lifecycle.coordinator import LocalCoordinator, LocalState
 from baas_auth_plugins._lifecycle.effects import ConnectionLostError, Flow, SendTokenRequest, Sleep, Wait
-from baas_auth_plugins._lifecycle.fetch import Call
 from baas_auth_plugins._lifecycle.rate_limit import RateLimiter
 from baas_auth_plugins._lifecycle.source import TokenSource
 from baas_auth_plugins._lifecycle.state import Verdict

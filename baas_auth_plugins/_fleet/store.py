@@ -23,8 +23,6 @@ from .._oauth.token import Instant, now
 from ..cache import TokenCache
 from .codec import Codec
 
-__all__ = ["SECONDS_WITHOUT", "SECONDS_WITH_TOKEN", "Record", "SharedStore", "StoreDownError"]
-
 logger = logging.getLogger("baas_auth_plugins")
 
 R = TypeVar("R")

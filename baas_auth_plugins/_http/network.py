@@ -10,8 +10,6 @@ from typing import TypeGuard
 
 from .._oauth.messages import NetworkError, TokenRequest
 
-__all__ = ["network_error", "tls_advice"]
-
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionRefusedError, "connection refused"),
     (socket.gaierror, "host name not found"),

@@ -6,14 +6,13 @@ import enum
 import weakref
 from typing import Protocol
 
-from .._oauth.token import Instant, Token, now
+from .._oauth.token import Instant, now
 from .._process import lock
 from ..cache.memory import MemoryTokenCache
+from .call import Work
 from .effects import Flow
 from .rate_limit import RateLimiter
 from .state import EMPTY, TokenState, Transition
-
-__all__ = ["Coordinator", "Decision", "Errand", "LocalCoordinator", "LocalState"]
 
 
 class Decision(enum.Enum):
@@ -22,20 +21,6 @@ class Decision(enum.Enum):
     LEAD = "send a token request"
     ADOPTED = "use the token, or the error, that another process got"
     BUSY = "serve the valid token; another process renews it"
-
-
-class Errand(Protocol):
-    """What a coordinator must know of the caller that wants to request a token."""
-
-    timeout: float
-    leeway: float
-    deadline: float
-    is_urgent: bool
-    token: Token | None
-    rejected: Token | None
-
-    def hold(self, seconds: float) -> None:
-        """Keep the lead in this process over a step of so many seconds."""
 
 
 class LocalState:
@@ -78,7 +63,7 @@ class LocalState:
 class Coordinator(Protocol):
     """Decides who sends a token request. Every method can be called by any caller that leads in this process."""
 
-    def lead_or_adopt(self, errand: Errand) -> Flow[Decision]:
+    def lead_or_adopt(self, work: Work) -> Flow[Decision]:
         """Get the right to send a token request, or take over what another process got.
 
         Raises:
@@ -119,7 +104,7 @@ class LocalCoordinator:
         self._local = local
         self._limiter = limiter
 
-    def lead_or_adopt(self, errand: Errand) -> Flow[Decision]:
+    def lead_or_adopt(self, work: Work) -> Flow[Decision]:
         """Let the caller lead."""
         return Decision.LEAD
         yield

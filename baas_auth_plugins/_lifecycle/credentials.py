@@ -24,12 +24,11 @@ from ..exceptions import (
     TokenEndpointUnavailableError,
 )
 from . import reports
+from .call import Call, Sender
 from .effects import Flow, Job, ReadResponse, RunInThread, Sleep
-from .fetch import Call, Sender, backoff, refused, send, unreachable
+from .fetch import backoff, refused, send, unreachable
 from .source import TokenSource
 from .state import TokenState
-
-__all__ = ["Acquired", "CachedHeader", "ClientCredentials", "Secret", "SecretRotatedError"]
 
 Secret = str | Callable[[], str]
 
@@ -140,7 +139,7 @@ class ClientCredentials:
             user_agent: of the API request.
             rejected: the token that the API answered 401 to.
         """
-        return Call(self.client, sender, user_agent, self.on_event, reads_secret=self, rejected=rejected)
+        return Call(self.client, sender, user_agent, self.on_event, self, rejected)
 
     def acquire(self, call: Call, *, in_background: bool = False) -> Flow[Acquired]:
         """Return a token that may be sent.

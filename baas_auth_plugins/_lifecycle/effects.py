@@ -21,22 +21,6 @@ from typing import Any, Generic, TypeVar
 from .._oauth.messages import TokenRequest, TokenResponse
 from .._process import lock, process_id
 
-__all__ = [
-    "BlockedError",
-    "ConnectionLostError",
-    "Effect",
-    "Flow",
-    "Job",
-    "Outcome",
-    "ReadResponse",
-    "RunInThread",
-    "SendTokenRequest",
-    "Sleep",
-    "Stepper",
-    "Wait",
-    "Waiter",
-]
-
 R = TypeVar("R")
 T = TypeVar("T")
 

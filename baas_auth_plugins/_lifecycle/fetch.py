@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
-from contextvars import ContextVar
 from functools import partial
-from typing import Any, Protocol
 
-from .._listeners import Listener, emit
 from .._oauth.client import OAuthClient
 from .._oauth.messages import NetworkError, TokenRequest, TokenResponse
 from .._oauth.responses import read_token
-from .._oauth.token import Token, digest, now
+from .._oauth.token import Token, now
 from ..exceptions import (
     InvalidClientError,
     InvalidTokenResponseError,
@@ -21,218 +17,18 @@ from ..exceptions import (
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
-from .coordinator import Coordinator, Decision, LocalState
-from .effects import Flow, Job, RunInThread, SendTokenRequest, Sleep
+from .call import Sender, Work
+from .coordinator import Coordinator, Decision
+from .effects import Flow, Job, RunInThread, SendTokenRequest
 from .rate_limit import RateLimiter
-from .single_flight import Flight, OutOfTimeError
 from .state import TokenState
-
-__all__ = [
-    "RETRIED",
-    "RETRIES",
-    "Call",
-    "SecretReader",
-    "Sender",
-    "Work",
-    "backoff",
-    "fetch",
-    "refused",
-    "send",
-    "unreachable",
-]
 
 logger = logging.getLogger("baas_auth_plugins")
 
-Sender = Callable[[TokenRequest, Callable[[], bool]], TokenResponse]
-"""Sends a token request in the thread that calls it. The second argument returns whether a caller still waits."""
 
 RETRIED = (None, 429, 500, 502, 503, 504)  # None: no answer came
 RETRIES = 3
-_MOST_REQUESTS = 6
 _SHORTEST_TIMEOUT = 0.5  # seconds for a request that is due at the very end of the caller's `max_wait`
-
-
-class SecretReader(Protocol):
-    """Reads the client secret for one token request."""
-
-    def secret_for(self, call: Call) -> Flow[str]:
-        """Return the secret of the source's key.
-
-        Raises:
-            BaaSAuthError: it cannot be read.
-            SecretRotatedError: it was rotated.
-        """
-
-    def check_after_refusal(self, call: Call) -> Flow[None]:
-        """Read the secret again after an `InvalidClientError`.
-
-        Raises:
-            SecretRotatedError: it was rotated.
-        """
-
-
-class _Budget:
-    """What one call may use: time and token requests. A listener that asks for a token uses its caller's."""
-
-    __slots__ = ("deadline", "has_told_limit", "requests")
-
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
-        self.requests = _MOST_REQUESTS
-        self.has_told_limit = False
-
-    def tells(self, error: RateLimitError) -> bool:
-        """Return whether a rate limit is an event. The package's own is one once, or a listener that calls would loop."""
-        is_own, was_told = error.status_code is None, self.has_told_limit
-        self.has_told_limit = was_told or is_own
-        return not (is_own and was_told)
-
-
-_budget_of_listener: ContextVar[_Budget | None] = ContextVar("baas_auth_budget", default=None)
-
-
-class Call:
-    """One caller that needs a token.
-
-    Args:
-        client: who it is.
-        sender: sends its token requests; None to send them through the caller's own httpx client.
-        user_agent: of the API request.
-        on_event: the auth object's listener.
-        rejected: the token that the API answered 401 to, if that is why.
-    """
-
-    __slots__ = (
-        "_events",
-        "budget",
-        "client",
-        "deadline",
-        "has_rotated",
-        "key",
-        "minted",
-        "on_event",
-        "reads_secret",
-        "rejected",
-        "requests",
-        "secret",
-        "sender",
-        "starts_renewal",
-        "user_agent",
-    )
-
-    def __init__(
-        self,
-        client: OAuthClient,
-        sender: Sender | None,
-        user_agent: str | None,
-        on_event: Listener | None,
-        *,
-        reads_secret: SecretReader,
-        rejected: Token | None = None,
-    ) -> None:
-        self.client = client
-        self.sender = sender
-        self.user_agent = user_agent
-        self.on_event = on_event
-        self.reads_secret = reads_secret
-        self.rejected = rejected
-        deadline = now().monotonic + client.max_wait
-        self.budget = _budget_of_listener.get() or _Budget(deadline)
-        self.deadline = min(deadline, self.budget.deadline)
-        self.key = ""  # of the source that it asks
-        self.requests = 0
-        self.secret: str | None = None  # read by this call, and not used yet
-        self.has_rotated = False  # the secret is followed once
-        self.minted: Token | None = None
-        self.starts_renewal: Callable[[], None] | None = None
-        self._events: list[tuple[str, dict[str, Any]]] = []
-
-    def emit(self, kind: str, token: Token | None, **fields: Any) -> None:
-        """Keep an event until `flush`."""
-        about = {
-            "provider": self.client.name,
-            "client_id": self.client.client_id,
-            "token_digest": digest(token.access_token) if token is not None else None,
-        }
-        self._events.append((kind, about | fields))
-
-    def flush(self) -> None:
-        """Call the listeners, now that no caller waits for this one."""
-        events, self._events = self._events, []
-        before = _budget_of_listener.set(self.budget)
-        try:
-            for kind, fields in events:
-                emit(self.on_event, kind, fields)
-        finally:
-            _budget_of_listener.reset(before)
-
-
-class Work:
-    """What the leader of one flight does for its call: the errand of a coordinator.
-
-    Args:
-        call: the call.
-        flight: the flight that it leads.
-        token: the valid token that is due for renewal, if there is one.
-        deadline: moment on the monotonic clock until which it may take.
-        local: the state as this process knows it.
-        retries: how often an attempt that failed is repeated.
-
-    Attributes:
-        epoch: of the state. After a reset nothing of this work is kept.
-        generation: of the state as the last token request was sent.
-    """
-
-    __slots__ = (
-        "call",
-        "deadline",
-        "epoch",
-        "flight",
-        "generation",
-        "is_urgent",
-        "leeway",
-        "local",
-        "rejected",
-        "retries",
-        "timeout",
-        "token",
-        "waited",
-    )
-
-    def __init__(
-        self, call: Call, flight: Flight, token: Token | None, deadline: float, *, local: LocalState, retries: int
-    ) -> None:
-        self.call = call
-        self.token = token
-        self.local = local
-        self.epoch = local.epoch
-        self.generation = local.value.generation
-        self.is_urgent = token is None
-        self.flight = flight
-        self.deadline = deadline
-        self.rejected = call.rejected
-        self.timeout = call.client.timeout
-        self.leeway = call.client.leeway
-        self.retries = retries
-        self.waited = 0.0
-
-    def hold(self, seconds: float) -> None:
-        """Extend the lead in this process."""
-        self.flight.hold(seconds)
-
-    def wait(self, seconds: float, error: TokenEndpointError) -> Flow[None]:
-        """Wait before the next token request; or raise the error, if that takes longer than the caller has.
-
-        Sleeping is counted beside the clock, which may stand still.
-        """
-        self.waited += seconds
-        if self.waited > self.call.client.max_wait or now().monotonic + seconds > self.deadline:
-            logger.debug("%s; a wait of %.1f s does not fit in this call's time: raising the error", error, seconds)
-            raise OutOfTimeError(error) if self.is_urgent else error
-        level = logging.INFO if seconds >= 1 else logging.DEBUG
-        logger.log(level, "%s; waiting %.1f s before the next token request", error, seconds)
-        self.hold(seconds)
-        yield from Sleep(seconds)
 
 
 def fetch(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[Token | None]:
@@ -264,9 +60,7 @@ def fetch(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[To
         if _is_final(raised) or failures > work.retries or not (work.is_urgent and call.budget.requests):
             raise raised
         wait = max(raised.retry_after or 0.0, backoff(failures + limits))
-        at = now()
-        waiting = partial(TokenState.waiting, seconds=wait, now=at)
-        yield from coordinator.publish(waiting, work.epoch)
+        yield from coordinator.publish(partial(TokenState.waiting, seconds=wait, now=now()), work.epoch)
         yield from work.wait(wait, raised)
     return None
 
@@ -282,7 +76,7 @@ def backoff(failures: int) -> float:
 def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[Token]:
     """Send one token request."""
     call, client = work.call, work.call.client
-    work.hold(client.timeout)
+    work.flight.hold(client.timeout)
     secret = yield from call.reads_secret.secret_for(call)
     number = limiter.new_request()
     wait = yield from coordinator.reserve(number)
@@ -291,7 +85,7 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
     call.requests += 1
     call.budget.requests -= 1
     work.generation = work.local.value.generation
-    work.hold(client.timeout)
+    work.flight.hold(client.timeout)
     sent = now()
     left = max(work.deadline - sent.monotonic, _SHORTEST_TIMEOUT)
     request = client.token_request(secret, call.user_agent)

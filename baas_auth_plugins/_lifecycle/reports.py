@@ -10,19 +10,6 @@ import logging
 from .._oauth.client import OAuthClient
 from .._oauth.token import Instant, Token, digest
 
-__all__ = [
-    "failed",
-    "minted",
-    "name_of",
-    "rejected",
-    "replayed",
-    "requesting",
-    "rotated",
-    "served",
-    "still_rejected",
-    "waiting",
-]
-
 logger = logging.getLogger("baas_auth_plugins")
 
 

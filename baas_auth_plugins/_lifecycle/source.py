@@ -23,14 +23,13 @@ from ..exceptions import (
     TokenEndpointUnavailableError,
 )
 from . import reports
+from .call import Call, Work
 from .coordinator import Coordinator, LocalState
 from .effects import ConnectionLostError, Flow
-from .fetch import RETRIED, RETRIES, Call, Work, fetch
+from .fetch import RETRIED, RETRIES, fetch
 from .rate_limit import RateLimiter
 from .single_flight import Flight, OutOfTimeError, SingleFlight, no_token
 from .state import TokenState, Transition, Verdict
-
-__all__ = ["TokenSource"]
 
 logger = logging.getLogger("baas_auth_plugins")
 
@@ -140,7 +139,7 @@ class TokenSource:
             return  # another caller was quicker
         reason = self._reason(before, call, token)
         retries = 0 if before.is_failing(now()) else RETRIES
-        work = Work(call, flight, token, deadline, local=self.local, retries=retries)
+        work = Work(call, flight, token, deadline, self.local, retries)
         request, epoch = _Request(work, reason), work.epoch
         reports.requesting(call.client, reason, token or call.rejected or before.token, request.started)
         try:
@@ -324,8 +323,6 @@ class _Request:
     A leader that vanished, and comes back after another one led, does not replace a newer token. No failure delays the
     renewal of a newer token.
     """
-
-    __slots__ = ("_leader", "_work", "call", "reason", "started")
 
     def __init__(self, work: Work, reason: str) -> None:
         self.call = work.call

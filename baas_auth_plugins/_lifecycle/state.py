@@ -16,8 +16,6 @@ from typing import NamedTuple
 from .._oauth.token import Instant, Token, digest
 from ..exceptions import TokenEndpointError
 
-__all__ = ["EMPTY", "Backoff", "Failure", "Lease", "TokenState", "Transition", "Verdict", "merged"]
-
 AFTER_FAILURE = (5.0, 10.0, 20.0, 30.0)
 AFTER_REFUSAL = (5.0, 10.0, 20.0, 40.0, 60.0)
 AFTER_REJECTION = (5.0, 10.0, 20.0, 40.0, 60.0)

@@ -13,8 +13,6 @@ from typing import Any, Literal
 from ..exceptions import ConfigurationError
 from .origins import parse_origin
 
-__all__ = ["ClientAuthMethod", "Provider", "TokenRequestFormat"]
-
 ClientAuthMethod = str | Callable[[Any, str, str, Any, str], tuple[str, Any, str]]
 """The name of a method, or a function ``(client, method, uri, headers, body)`` as Authlib's `ClientAuth` takes."""
 

@@ -97,7 +97,9 @@ def _forgetful(self: FleetCoordinator, errand: Any, owner: str, shared: Any) -> 
 
 
 def _blind(self: FleetCoordinator, errand: Any, owner: str, shared: Any) -> Any:
-    return state.merged(self._local.value, None, state._NEVER).leased(owner, errand.timeout + 5, coordinator.now())
+    return state.merged(self._local.value, None, state._NEVER).leased(
+        owner, errand.call.client.timeout + 5, coordinator.now()
+    )
 
 
 def _any_publication_ends_the_lead(
