@@ -185,7 +185,7 @@ class FleetCoordinator:
         decide = self._applied(transition, epoch, ends_lead=ends_lead)
         if decide is None:
             return
-        seconds = SECONDS_WITHOUT if self._local.value.token is None else SECONDS_WITH_TOKEN
+        seconds, self._is_seen_now = SECONDS_WITHOUT if self._local.value.token is None else SECONDS_WITH_TOKEN, False
         try:
             record = yield from self._store.change(self._codec, decide, seconds=seconds, seen=self._seen)
         except StoreDownError:
