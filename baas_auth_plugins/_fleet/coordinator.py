@@ -142,7 +142,7 @@ class FleetCoordinator:
         if self._is_better(base, errand, at) or base.failure_now(at) or base.leased_by_other(self._name, at):
             return None
         is_own = base.lease is not None and base.lease.owner == owner
-        waits = base.blocked.remaining(at) if errand.is_urgent else base.renewal.remaining(at)
+        waits = base.blocked.remaining(at) or (not errand.is_urgent and base.renewal.remaining(at))
         if waits and not is_own:
             return None
         if errand.rejected is not None:
