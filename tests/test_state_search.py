@@ -224,8 +224,14 @@ def told(parents: dict[Node, Node | None], node: Node | None) -> list[str]:
     path: list[str] = []
     while node is not None:
         states = [*node.locals, node.shared]
-        shown = [f"g{one.generation} {one.token and one.token.access_token} {one.verdict.name}" if one else "-" for one in states]
+        shown = [
+            f"g{one.generation} {one.token and one.token.access_token} {one.verdict.name}" if one else "-"
+            for one in states
+        ]
         steps = [step[0] for step in node.steps]
-        path.insert(0, f"{steps} locals {shown[:2]} record {shown[2]} lease {node.shared and node.shared.lease} valid {set(node.valid)}")
+        path.insert(
+            0,
+            f"{steps} locals {shown[:2]} record {shown[2]} lease {node.shared and node.shared.lease} valid {set(node.valid)}",
+        )
         node = parents[node]
     return path

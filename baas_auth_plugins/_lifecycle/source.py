@@ -286,7 +286,9 @@ class TokenSource:
 
         def transition(state: TokenState) -> TokenState:
             # Another caller's 401 may have dropped it meanwhile: no other token came for that.
-            is_last = _holds(state, token) or (state.token is None and state.dropped[-1:] == (digest(token.access_token),))
+            is_last = _holds(state, token) or (
+                state.token is None and state.dropped[-1:] == (digest(token.access_token),)
+            )
             if not is_last or state.verdict is not Verdict.NONE or state.rejection.remaining(at):
                 return state
             return state if state.lease is not None and state.lease.remaining(at) else state.with_rejection(at)

@@ -184,7 +184,9 @@ class TokenState:
         """Return the dropped tokens with one more, and without the one that the issuer handed out again."""
         last = (digest(token.access_token),) if token is not None else ()
         kept = tuple(one for one in self.dropped if one not in last)
-        return tuple(one for one in (*kept, *last)[-_MOST_DROPPED:] if again is None or one != digest(again.access_token))
+        return tuple(
+            one for one in (*kept, *last)[-_MOST_DROPPED:] if again is None or one != digest(again.access_token)
+        )
 
     def with_401(self, now: Instant) -> TokenState:
         """The API answered 401. After 60 s without one, the back-off of rejections starts anew."""

@@ -258,7 +258,7 @@ class Fleet(Referee):
         if isinstance(effect, SendRequest):
             self._api_request(caller, effect)
         waits = isinstance(effect, Wait | Sleep | RunInThread | SendTokenRequest)
-        if notes.get("first") and caller.kind not in ("invalidate", "background") and notes["how"] in ("send",):
+        if notes.get("first") and caller.kind not in ("invalidate", "background") and notes["how"] == "send":
             self._first_step(caller, waits=waits)
         notes["first"] = False
         if caller.kind == "invalidate" and (caller.outcome or not pending):
