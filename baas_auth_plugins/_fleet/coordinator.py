@@ -141,7 +141,7 @@ class FleetCoordinator:
         if self._is_better(base, work, at) or base.failure_now(at) or base.leased_by_other(self._name, at):
             return None
         is_own = base.lease is not None and base.lease.owner == owner
-        waits = base.blocked.remaining(at) if work.is_urgent else base.renewal.remaining(at)
+        waits = base.blocked.remaining(at) or (not work.is_urgent and base.renewal.remaining(at))
         if waits and not is_own:
             return None
         if work.call.rejected is not None:
@@ -184,7 +184,7 @@ class FleetCoordinator:
         decide = self._applied(transition, epoch, ends_lead=ends_lead)
         if decide is None:
             return
-        seconds = SECONDS_WITHOUT if self._local.value.token is None else SECONDS_WITH_TOKEN
+        seconds, self._is_seen_now = SECONDS_WITHOUT if self._local.value.token is None else SECONDS_WITH_TOKEN, False
         try:
             record = yield from self._store.change(self._codec, decide, seconds=seconds, seen=self._seen)
         except StoreDownError:

@@ -124,7 +124,7 @@ class SharedStore:
                 seen = Record(raw, codec.decrypt(raw, ttl, now()), is_written=False)
             new = decide(seen.value)
             if new is None:
-                return seen
+                return seen._replace(is_written=False)
             encrypted, ttl = codec.encrypt(new, now())
             if cache.swap(codec.key, seen.raw, encrypted, ttl):
                 return Record(encrypted, new, is_written=True)

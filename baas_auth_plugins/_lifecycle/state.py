@@ -268,7 +268,8 @@ def _is_gone(token: Token | None, dropped: tuple[str, ...]) -> bool:
 
 
 def _both_dropped(local: TokenState, shared: TokenState) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*local.dropped, *shared.dropped)))[-_MOST_DROPPED:]
+    ours = tuple(one for one in local.dropped if one not in shared.dropped)
+    return (*ours, *shared.dropped)[-_MOST_DROPPED:]
 
 
 def _united(local: TokenState, shared: TokenState, now: Instant) -> TokenState:

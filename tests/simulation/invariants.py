@@ -159,7 +159,7 @@ class Fleet(Referee):
         self.errors: dict[int, Any] = {}
         self.referees: list[Referee] = [self]
         self._troubled_until = _NEVER
-        self._interrupted_at = _NEVER
+        self._interrupted_at = self._hung_until = _NEVER
 
     def check(self, invariant: str, holds: object, detail: object = "") -> None:
         """Count a check; raise if it fails."""
@@ -187,6 +187,7 @@ class Fleet(Referee):
     def hangs(self, caller: Caller) -> None:
         """A caller's event loop hangs."""
         caller.notes["hung"] = True
+        self._hung_until = caller.notes["hangs until"] + 60
         self.trouble(caller.notes["hangs until"] - self.world.true + 100)
 
     def is_calm(self, seconds: float = 0.0, faults: int = 0) -> bool:
@@ -257,7 +258,7 @@ class Fleet(Referee):
         if isinstance(effect, SendRequest):
             self._api_request(caller, effect)
         waits = isinstance(effect, Wait | Sleep | RunInThread | SendTokenRequest)
-        if notes.get("first") and caller.kind not in ("invalidate", "background") and notes["how"] in ("send",):
+        if notes.get("first") and caller.kind not in ("invalidate", "background") and notes["how"] == "send":
             self._first_step(caller, waits=waits)
         notes["first"] = False
         if caller.kind == "invalidate" and (caller.outcome or not pending):
@@ -272,6 +273,8 @@ class Fleet(Referee):
         phase, notes = caller.notes["phase"], caller.notes
         if phase is None or (caller.request is not None and caller.request.origin != HOME) or caller.party.vault:
             return
+        if self.store is not None and self.scenario.climate.reissues:
+            return  # a token that was dropped comes back
         if phase == FRESH and "status" not in notes:
             self.check("a fresh token is served at once", not waits, (caller.name, caller.effect, notes["found"]))
         if phase == STALE and "status" not in notes:
@@ -359,7 +362,7 @@ class Fleet(Referee):
             return
         known = known.on(host, self.world)
         phase = known.phase(self.world.now, leeway)
-        is_told = true - known.got_true > slack and known.sent_true > host.stepped_at
+        is_told = true > max(known.got_true + slack, self._hung_until) and known.sent_true > host.stepped_at
         if referee.process is None:
             is_told = is_told and known.sent_true > self._troubled_until and known.is_public
         if phase == EXPIRED or not is_told:
@@ -459,7 +462,7 @@ class Fleet(Referee):
         if notes["sends"] == 2 and "redirected" not in notes:
             self.check("a replay has another token", self.scenario.climate.reissues or text != notes["served"], text)
         rejected_at = caller.party.process.referee.rejected_at.get(text, math.inf)
-        if notes["sends"] == 1 and rejected_at < notes["asked"] - _TICK:
+        if notes["sends"] == 1 and rejected_at < notes["asked"] - _TICK and not self.scenario.climate.reissues:
             excused = self._is_401_returned(caller, issued.key)
             self.check("after a hook raised at a 401, later calls get a new token", excused, text)
         notes["served"], host, caller.party.is_resolved = text, caller.party.process.host, True
@@ -532,6 +535,8 @@ class Fleet(Referee):
                 "no call fails while a token is valid", known.got_true > true - _TICK, f"{caller.error}; {known}"
             )
         fleets = self.book(caller.party.key).known
+        skews = self.scenario.skews  # a pause may have ended earlier for another process
+        excused = excused or max(skews) - min(skews) > _TOLD
         if self.is_calm() and fleets is not None and not excused and fleets.is_public:
             is_valid = (
                 fleets.on(caller.party.process.host, self.world).phase(self.world.now, caller.party.client.leeway)
