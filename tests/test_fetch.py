@@ -31,6 +31,7 @@ from baas_auth_plugins._lifecycle.effects import (
     RunInThread,
     SendTokenRequest,
     Sleep,
+    Waiter,
 )
 from baas_auth_plugins._lifecycle.fetch import RETRIES, Call, Work, backoff, fetch
 from baas_auth_plugins._lifecycle.rate_limit import RateLimiter, RateLimits
@@ -69,7 +70,7 @@ class Gateway:
         self.requests: list[TokenRequest] = []
         self.events: list[Any] = []
         self.latency = 0.0
-        self.flight = Flight(is_urgent=True, deadline=0)
+        self.flight = Flight(Waiter(deadline=0), is_urgent=True)
 
     def work(self, *, urgent: bool = True, max_wait: float = 60, timeout: float = 10, retries: int = RETRIES) -> Work:
         provider = replace(CLIENT.provider, token_rate_limit=self.limiter.limit)
