@@ -22,7 +22,7 @@ from ..exceptions import (
     TokenEndpointUnavailableError,
 )
 from .coordinator import Coordinator, Decision
-from .effects import Flow, Job, RunInThread, SendTokenRequest, Sleep
+from .effects import ConnectionLostError, Flow, Job, RunInThread, SendTokenRequest, Sleep
 from .rate_limit import RateLimiter
 from .single_flight import Flight, OutOfTimeError
 from .state import TokenState
@@ -277,23 +277,35 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
     sent = now()
     left = max(work.deadline - sent.monotonic, _SHORTEST_TIMEOUT)
     request = client.token_request(secret, call.user_agent)
+
+    def read(response: TokenResponse) -> Token:
+        try:
+            return read_token(client, secret, response, sent, now())
+        except TokenEndpointError as error:
+            if error.retry_after:
+                limiter.block(error.retry_after, now(), number)
+            raise
+
     try:
         response = yield from send(call.sender, request._replace(timeout=min(request.timeout, left)))
     except NetworkError as failure:
         raise unreachable(client, failure) from failure.__cause__
     except InvalidTokenResponseError as problem:
         raise refused(client, problem) from None
+    except ConnectionLostError as lost:
+        try:
+            if lost.response is not None:
+                read(lost.response)
+        except TokenEndpointError as error:
+            lost.error = error
+        raise
     finally:
         limiter.count(number, now())
     yield from coordinator.answered(number)
     try:
-        return read_token(client, secret, response, sent, now())
+        return read(response)
     except InvalidClientError:
         yield from call.reads_secret.check_after_refusal(call)
-        raise
-    except TokenEndpointError as error:
-        if error.retry_after:
-            limiter.block(error.retry_after, now(), number)
         raise
 
 
