@@ -33,6 +33,7 @@ __all__ = [
     "Call",
     "SecretReader",
     "Sender",
+    "Sending",
     "Work",
     "backoff",
     "fetch",
@@ -160,6 +161,53 @@ class Call:
             _budget_of_listener.reset(before)
 
 
+class Attempt:
+    """One token request.
+
+    Args:
+        request: what is sent.
+        number: its id, for the rate limit.
+        read: makes the token of its answer.
+        job: sends it in a thread; None where it is yielded to the caller's own httpx client.
+    """
+
+    __slots__ = ("_job", "_until", "number", "read", "request")
+
+    def __init__(
+        self,
+        request: TokenRequest,
+        number: str,
+        read: Callable[[TokenResponse], Token],
+        job: Job[TokenResponse] | None,
+    ) -> None:
+        self.request = request
+        self.number = number
+        self.read = read
+        self._job = job
+        self._until = now().monotonic + request.timeout
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a thread sends it. A caller that leaves does not end it."""
+        job = self._job
+        return job is not None and job.is_running and not job.is_abandoned and now().monotonic < self._until
+
+    def answer(self, deadline: float) -> Flow[TokenResponse]:
+        """Send it, or wait for the answer if it is under way."""
+        if self._job is None:
+            return (yield from SendTokenRequest(self.request))
+        return (yield from _answer(self._job, min(self._until, deadline) - now().monotonic))
+
+
+class Sending:
+    """The last token request of one token source, for the next leader if the last one has left."""
+
+    __slots__ = ("attempt",)
+
+    def __init__(self) -> None:
+        self.attempt: Attempt | None = None
+
+
 class Work:
     """What the leader of one flight does for its call: the errand of a coordinator.
 
@@ -170,6 +218,7 @@ class Work:
         deadline: moment on the monotonic clock until which it may take.
         epoch: of the state. After a reset nothing of this work is kept.
         retries: how often an attempt that failed is repeated.
+        sending: the source's last token request.
     """
 
     __slots__ = (
@@ -181,13 +230,22 @@ class Work:
         "leeway",
         "rejected",
         "retries",
+        "sending",
         "timeout",
         "token",
         "waited",
     )
 
     def __init__(
-        self, call: Call, flight: Flight, token: Token | None, deadline: float, *, epoch: int, retries: int
+        self,
+        call: Call,
+        flight: Flight,
+        token: Token | None,
+        deadline: float,
+        *,
+        epoch: int,
+        retries: int,
+        sending: Sending | None = None,
     ) -> None:
         self.call = call
         self.token = token
@@ -199,6 +257,7 @@ class Work:
         self.timeout = call.client.timeout
         self.leeway = call.client.leeway
         self.retries = retries
+        self.sending = sending or Sending()
         self.waited = 0.0
 
     def hold(self, seconds: float) -> None:
@@ -263,20 +322,51 @@ def backoff(failures: int) -> float:
 
 
 def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[Token]:
-    """Send one token request."""
-    call, client = work.call, work.call.client
+    """Send one token request; or wait for the answer to the one that a leader left behind."""
+    client, sending = work.call.client, work.sending
     work.hold(client.timeout)
+    attempt = sending.attempt
+    if attempt is None or not attempt.is_under_way:
+        attempt = sending.attempt = yield from _new_attempt(work, coordinator, limiter)
+    work.hold(client.timeout)
+    try:
+        response = yield from attempt.answer(max(work.deadline, now().monotonic + _SHORTEST_TIMEOUT))
+    except NetworkError as failure:
+        raise unreachable(client, failure) from failure.__cause__
+    except InvalidTokenResponseError as problem:
+        raise refused(client, problem) from None
+    except ConnectionLostError as lost:
+        try:
+            if lost.response is not None:
+                attempt.read(lost.response)
+        except TokenEndpointError as error:
+            lost.error = error
+        raise
+    finally:
+        limiter.count(attempt.number, now())
+    sending.attempt = None
+    yield from coordinator.answered(attempt.number)
+    try:
+        return attempt.read(response)
+    except InvalidClientError:
+        yield from work.call.reads_secret.check_after_refusal(work.call)
+        raise
+
+
+def _new_attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[Attempt]:
+    """Return a token request that the rate limit allows, and count it."""
+    call, client = work.call, work.call.client
     secret = yield from call.reads_secret.secret_for(call)
+    request = client.token_request(secret, call.user_agent)
     number = limiter.new_request()
     wait = yield from coordinator.reserve(number)
     if wait:
         raise _limited(client, limiter, wait)
     call.requests += 1
     call.budget.requests -= 1
-    work.hold(client.timeout)
     sent = now()
     left = max(work.deadline - sent.monotonic, _SHORTEST_TIMEOUT)
-    request = client.token_request(secret, call.user_agent)
+    request = request._replace(timeout=min(request.timeout, left))
 
     def read(response: TokenResponse) -> Token:
         try:
@@ -286,27 +376,7 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
                 limiter.block(error.retry_after, now(), number)
             raise
 
-    try:
-        response = yield from send(call.sender, request._replace(timeout=min(request.timeout, left)))
-    except NetworkError as failure:
-        raise unreachable(client, failure) from failure.__cause__
-    except InvalidTokenResponseError as problem:
-        raise refused(client, problem) from None
-    except ConnectionLostError as lost:
-        try:
-            if lost.response is not None:
-                read(lost.response)
-        except TokenEndpointError as error:
-            lost.error = error
-        raise
-    finally:
-        limiter.count(number, now())
-    yield from coordinator.answered(number)
-    try:
-        return read(response)
-    except InvalidClientError:
-        yield from call.reads_secret.check_after_refusal(call)
-        raise
+    return Attempt(request, number, read, None if call.sender is None else _job(call.sender, request))
 
 
 def send(sender: Sender | None, request: TokenRequest) -> Flow[TokenResponse]:
@@ -317,12 +387,20 @@ def send(sender: Sender | None, request: TokenRequest) -> Flow[TokenResponse]:
     """
     if sender is None:
         return (yield from SendTokenRequest(request))
+    return (yield from _answer(_job(sender, request), request.timeout))
+
+
+def _job(sender: Sender, request: TokenRequest) -> Job[TokenResponse]:
     job: Job[TokenResponse] = Job(
         lambda: sender(request, lambda: not job.is_abandoned), in_thread=not getattr(sender, "is_replaced", False)
     )
-    outcome = yield from RunInThread(job, request.timeout)
+    return job
+
+
+def _answer(job: Job[TokenResponse], seconds: float) -> Flow[TokenResponse]:
+    outcome = yield from RunInThread(job, seconds)
     if outcome.is_timeout:
-        raise NetworkError(f"no complete answer within {request.timeout:g} s")
+        raise NetworkError(f"no complete answer within {seconds:.3g} s")
     if outcome.error is not None:
         raise outcome.error
     return outcome.value  # type: ignore[return-value]  # a sender returns a response

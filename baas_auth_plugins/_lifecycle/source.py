@@ -24,7 +24,7 @@ from ..exceptions import (
 )
 from .coordinator import Coordinator, LocalState
 from .effects import ConnectionLostError, Flow
-from .fetch import RETRIED, RETRIES, Call, Work, fetch
+from .fetch import RETRIED, RETRIES, Call, Sending, Work, fetch
 from .rate_limit import RateLimiter
 from .single_flight import Flight, OutOfTimeError, SingleFlight, no_token
 from .state import TokenState, Transition, Verdict
@@ -50,7 +50,7 @@ class TokenSource:
         limiter: the client's rate limit.
     """
 
-    __slots__ = ("__weakref__", "_coordinator", "_flights", "_lost_to", "_provider", "key", "limiter", "local")
+    __slots__ = ("__weakref__", "_coordinator", "_flights", "_lost_to", "_provider", "_sending", "key", "limiter", "local")
 
     def __init__(
         self, provider: str, key: str, local: LocalState, coordinator: Coordinator, limiter: RateLimiter
@@ -61,11 +61,13 @@ class TokenSource:
         self._provider = provider
         self._coordinator = coordinator
         self._flights = SingleFlight(provider)
+        self._sending = Sending()
         self._lost_to = ""  # why there is no token: rejected or invalidated
 
     def reset(self) -> None:
         """Forget everything. The result of a flight under way is dropped."""
         self._flights = SingleFlight(self._provider)
+        self._sending = Sending()
         self._lost_to = ""
         self.limiter.reset()
         self._coordinator.reset()
@@ -133,7 +135,7 @@ class TokenSource:
         epoch = self.local.epoch
         try:
             retries = 0 if before.is_failing(request.started) else RETRIES
-            work = Work(call, flight, token, deadline, epoch=epoch, retries=retries)
+            work = Work(call, flight, token, deadline, epoch=epoch, retries=retries, sending=self._sending)
             new = yield from fetch(work, self._coordinator, self.limiter)
         except ConnectionLostError as lost:  # nothing may be yielded any more
             error = lost.error or no_token(self._provider, "the connection to the token endpoint was lost")
