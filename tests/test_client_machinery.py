@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from baas_auth_plugins import AvistaAuth, AxiaAuth, BS2Auth, MemoryTokenCache, N
 from baas_auth_plugins.sandbox import Fault, Sandbox
 
 pytestmark = pytest.mark.timeout(60)
+
+_numbers = itertools.count()
 
 HTTPX = [client for client in CLIENTS if client.module is not requests]
 each_httpx = pytest.mark.parametrize("client", HTTPX, ids=lambda client: client.name)
@@ -287,6 +290,41 @@ def test_a_path_that_always_rejects_under_a_hook_is_no_hammer(
                 send("GET", api_url(AxiaAuth, sandbox))
             clock.advance(0.1)
     assert sandbox.count("token") <= 5
+
+
+@pytest.mark.parametrize("own_error", [False, True], ids=["raise_for_status", "own exception"])
+@pytest.mark.parametrize("status", [400, 401, 429, 503])
+@each_httpx
+def test_a_hook_that_raises_at_the_token_endpoints_answer_is_no_hammer(
+    client: Client, status: int, own_error: bool, clock: FakeClock
+) -> None:
+    """A hook raises for what the token endpoint answers: callers get the typed error, from the cache in the pause."""
+    errors = []
+    with RawGateway(on_token=lambda _: http(status, b"{}", {"Retry-After": "120"})) as gateway:
+        auth = AxiaAuth(f"hook-{next(_numbers)}", SECRET, base_url=gateway.url, cache=MemoryTokenCache())
+        with hooked(client, auth, own_error=own_error) as send:
+            for _ in range(10):
+                with pytest.raises(TokenEndpointError) as caught:
+                    send("GET", f"{gateway.url}/v1/accounts")
+                errors.append(caught.value)
+        assert (gateway.count("token"), gateway.count("api")) == (1, 0)
+    assert errors[0].status_code == status
+    assert {type(error) for error in errors} == {type(errors[0])}
+
+
+@each_httpx
+def test_a_hook_that_raises_during_a_renewal_pauses_it(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
+    """Where a hook raises for the answer to a renewal, one call fails; those after it get the valid token."""
+    auth, url = make(NTXPayAuth, sandbox), api_url(NTXPayAuth, sandbox)
+    with hooked(client, auth, own_error=False) as send:
+        send("GET", url)
+        clock.advance(3310)
+        sandbox.inject(Fault("status", "token", status=503, times=-1))
+        with pytest.raises(TokenEndpointError):
+            send("GET", url)
+        for _ in range(5):
+            assert send("GET", url).status == 200
+    assert sandbox.count("token") == 2
 
 
 # -- redirects inside the allowed origins

@@ -183,10 +183,31 @@ async def arrived(sandbox: Sandbox, count: int, kind: str = "token") -> None:
             await anyio.sleep(0.005)
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_token_request_outlives_the_leader_that_was_cancelled(backend: str, sandbox: Sandbox) -> None:
+    """Thirty callers give up on a slow token request that a thread sends: the next one waits for its answer."""
+    sandbox.inject(Fault("delay", "token", delay=1, times=-1))
+    auth = make(BS2Auth, sandbox)
+
+    async def impatient() -> None:
+        with anyio.move_on_after(0.03):
+            await auth.aget_token()
+
+    async def main() -> str:
+        async with anyio.create_task_group() as group:
+            for _ in range(15):  # some wait, and others come after the last leader has left
+                group.start_soon(impatient)
+                await impatient()
+        return (await auth.aget_token()).access_token
+
+    assert anyio.run(main, backend=backend)
+    assert (sandbox.count("token"), sandbox.max_in_flight) == (1, 1)
+
+
 def test_wait_for_of_the_impatient_costs_the_patient_nothing(sandbox: Sandbox) -> None:
     """Leaders that give up one after the other, with `asyncio.wait_for`, do not make a patient caller fail."""
     sandbox.inject(Fault("hang", delay=60, times=3))
-    auth = make(AxiaAuth, sandbox)
+    auth = make(AxiaAuth, sandbox, timeout=1)
 
     async def main() -> Any:
         impatient = [asyncio.create_task(asyncio.wait_for(auth.aget_token(), 0.2 * n)) for n in (1, 2, 3)]

@@ -228,16 +228,18 @@ class _Exchange:
         reason: Exception | None = None
         if isinstance(effect, SendTokenRequest) and self._outgoing is not None:
             self._outgoing.wipe()
-            lost = ConnectionLostError() if isinstance(error, Exception) else None
-            reason = self._outgoing.refusal or lost
+            lost = ConnectionLostError(self._outgoing.read_at_close(_responses_at_close()))
+            reason = self._outgoing.refusal or (lost if isinstance(error, Exception) else None)
             if error is not None and (advice := tls_advice(str(self._outgoing.raw.url), error)):
                 error.add_note(f"{self._parts.credentials.client.name}: {advice}")  # the error stays httpx's own
         elif isinstance(effect, SendRequest):
             reason = ClosedAtAnswerError(_status_at_close(self._sent))
         if reason is not None:
-            with suppress(Exception):
+            with suppress(type(reason)):
                 flow.throw(reason)
         flow.close()
+        if isinstance(reason, ConnectionLostError) and reason.error is not None:
+            raise reason.error
 
     def drain(self) -> None:
         """Free the connection of a rejected response: read a short body as it is, close any other."""
@@ -301,22 +303,27 @@ def _replace_body(response: Any, raw: bytes) -> None:
 
 
 def _status_at_close(request: Any) -> int:
-    """Return the status of the answer at which a response hook raised; 0 if there was none.
+    """Return the status of the answer at which a response hook raised; 0 if there was none."""
+    sent = request.headers.get("Authorization")
+    for one in _responses_at_close():
+        if request_of(one, request).headers.get("Authorization") == sent:
+            return int(one.status_code)
+    return 0
 
-    The exception that the client is handling has it, or its traceback does: a hook gets the response as an argument.
+
+def _responses_at_close() -> list[Any]:
+    """Return the responses that the exception has at which the client closed the flow, none for a network error.
+
+    It is an attribute, or in a frame of the traceback: a hook gets the response as an argument.
     """
     error = sys.exception()
     if error is None or isinstance(error, NETWORK_ERRORS):
-        return 0
+        return []
     candidates, step = [getattr(error, "response", None)], error.__traceback__
     while step is not None:
         candidates += step.tb_frame.f_locals.values()
         step = step.tb_next
-    sent = request.headers.get("Authorization")
-    for one in candidates:
-        if isinstance(one, RESPONSES) and request_of(one, request).headers.get("Authorization") == sent:
-            return int(one.status_code)
-    return 0
+    return [one for one in candidates if isinstance(one, RESPONSES)]
 
 
 def _in_event_loop() -> bool:

@@ -160,6 +160,16 @@ class Outgoing:
             wipe(response)
             self.wipe()
 
+    def read_at_close(self, responses: list[Any]) -> TokenResponse | None:
+        """Return the answer other than 2xx at which a response hook raised, with what was read of it, and wipe it."""
+        for response in responses:
+            if request_of(response, None) is self.raw and not response.is_success:
+                raw = _content(response) or b""
+                headers = dict(response.headers)
+                wipe(response)
+                return TokenResponse(response.status_code, headers, raw)
+        return None
+
     def wipe(self) -> None:
         """Take the credentials out of what httpx keeps of the request."""
         _wipe_request(self.raw)

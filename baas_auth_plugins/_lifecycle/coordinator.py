@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import weakref
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .._oauth.token import Instant, now
 from .._process import lock
@@ -13,6 +13,9 @@ from .call import Work
 from .effects import Flow
 from .rate_limit import RateLimiter
 from .state import EMPTY, TokenState, Transition
+
+if TYPE_CHECKING:
+    from .fetch import Attempt
 
 
 class Decision(enum.Enum):
@@ -31,12 +34,13 @@ class LocalState:
         key: of the token.
     """
 
-    __slots__ = ("_cache", "_key", "epoch", "value")
+    __slots__ = ("_cache", "_key", "attempt", "epoch", "value")
 
     def __init__(self, cache: MemoryTokenCache | None, key: str) -> None:
         self._cache = None if cache is None else weakref.ref(cache)
         self._key = key
         self.epoch = 0
+        self.attempt: Attempt | None = None  # the last token request, for the next leader if this one leaves
         kept = cache.get(key) if cache is not None else None
         self.value = kept[0] if kept is not None and isinstance(kept[0], TokenState) else EMPTY
 
@@ -50,6 +54,7 @@ class LocalState:
         """Forget everything."""
         with lock():
             self.epoch += 1
+            self.attempt = None
             self._set(EMPTY)
 
     def _set(self, state: TokenState) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 
 from .._oauth.messages import TokenRequest, TokenResponse
 from .._process import lock, process_id
+from ..exceptions import TokenEndpointError
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -208,7 +209,17 @@ class RunInThread(Effect[Outcome[T]], Generic[T]):
 
 
 class ConnectionLostError(Exception):
-    """A request failed, and the HTTP client has closed this flow: nothing more may be yielded."""
+    """A request failed, and the HTTP client has closed this flow: nothing more may be yielded.
+
+    Attributes:
+        response: the answer of the token endpoint, if a response hook of the client raised at it.
+        error: what that answer means.
+    """
+
+    def __init__(self, response: TokenResponse | None = None) -> None:
+        super().__init__()
+        self.response = response
+        self.error: TokenEndpointError | None = None
 
 
 class Stepper(Generic[T]):

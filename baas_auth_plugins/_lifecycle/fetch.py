@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import logging
 import random
+from dataclasses import dataclass, field
 from functools import partial
 
 from .._oauth.client import OAuthClient
 from .._oauth.messages import NetworkError, TokenRequest, TokenResponse
 from .._oauth.responses import read_token
-from .._oauth.token import Token, now
+from .._oauth.token import Instant, Token, now
 from ..exceptions import (
     InvalidClientError,
-    InvalidTokenResponseError,
     RateLimitError,
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
 from .call import Sender, Work
 from .coordinator import Coordinator, Decision
-from .effects import Flow, Job, RunInThread, SendTokenRequest
+from .effects import ConnectionLostError, Flow, Job, RunInThread, SendTokenRequest
 from .rate_limit import RateLimiter
 from .state import TokenState
 
@@ -73,41 +73,95 @@ def backoff(failures: int) -> float:
     return random.uniform(0, 0.5 * 2 ** (failures - 1))  # noqa: S311  # jitter, not cryptography
 
 
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One token request. One that a thread sends outlives a leader that was cancelled: the next leader waits for it.
+
+    Attributes:
+        request: what is sent.
+        number: its id, for the rate limit.
+        job: sends it in a thread; None where it is yielded to the caller's own httpx client.
+        sent: when.
+        secret: the client secret that it has.
+    """
+
+    request: TokenRequest
+    number: str
+    job: Job[TokenResponse] | None
+    sent: Instant
+    secret: str = field(repr=False)
+
+    @property
+    def remaining(self) -> float:
+        """The seconds until it is given up."""
+        return self.sent.monotonic + self.request.timeout - now().monotonic
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a thread still sends it."""
+        job = self.job
+        return job is not None and job.is_running and not job.is_abandoned and self.remaining > 0
+
+    def answer(self, seconds: float) -> Flow[TokenResponse]:
+        """Send it, or wait for the answer if it is under way; at most so many seconds."""
+        if self.job is None:
+            return (yield from SendTokenRequest(self.request))
+        return (yield from _answer(self.job, min(self.remaining, seconds)))
+
+
 def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[Token]:
-    """Send one token request."""
-    call, client = work.call, work.call.client
+    """Send one token request; or wait for the answer to the one that a leader left behind."""
+    client, attempt = work.call.client, work.local.attempt
     work.flight.hold(client.timeout)
+    if attempt is None or not attempt.is_under_way:
+        attempt = work.local.attempt = yield from _new_attempt(work, coordinator, limiter)
+    work.flight.hold(client.timeout)
+    try:
+        response = yield from attempt.answer(max(work.deadline - now().monotonic, _SHORTEST_TIMEOUT))
+        work.local.attempt = None
+        yield from coordinator.answered(attempt.number)
+        return read_token(client, attempt.secret, response, attempt.sent, now())
+    except NetworkError as failure:
+        raise unreachable(client, failure) from failure.__cause__
+    except ConnectionLostError as lost:
+        lost.error = _error_of(attempt, client, lost.response)
+        raise
+    except InvalidClientError:
+        yield from work.call.reads_secret.check_after_refusal(work.call)
+        raise
+    except TokenEndpointError as error:
+        if error.retry_after:
+            limiter.block(error.retry_after, now(), attempt.number)
+        raise refused(client, error) from error.__cause__
+    finally:
+        limiter.count(attempt.number, now())
+
+
+def _new_attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[Attempt]:
+    """Return a token request that the rate limit allows, and count it."""
+    call, client = work.call, work.call.client
     secret = yield from call.reads_secret.secret_for(call)
-    number = limiter.new_request()
+    request, number = client.token_request(secret, call.user_agent), limiter.new_request()
     wait = yield from coordinator.reserve(number)
     if wait:
         raise _limited(client, limiter, wait)
     call.requests += 1
     call.budget.requests -= 1
-    work.generation = work.local.value.generation
-    work.flight.hold(client.timeout)
-    sent = now()
+    work.generation, sent = work.local.value.generation, now()
     left = max(work.deadline - sent.monotonic, _SHORTEST_TIMEOUT)
-    request = client.token_request(secret, call.user_agent)
+    request = request._replace(timeout=min(request.timeout, left))
     logger.debug("%s: sending token request %d of this call to %s", client.name, call.requests, client.host)
-    try:
-        response = yield from send(call.sender, request._replace(timeout=min(request.timeout, left)))
-    except NetworkError as failure:
-        raise unreachable(client, failure) from failure.__cause__
-    except InvalidTokenResponseError as problem:
-        raise refused(client, problem) from None
-    finally:
-        limiter.count(number, now())
-    yield from coordinator.answered(number)
-    try:
-        return read_token(client, secret, response, sent, now())
-    except InvalidClientError:
-        yield from call.reads_secret.check_after_refusal(call)
-        raise
-    except TokenEndpointError as error:
-        if error.retry_after:
-            limiter.block(error.retry_after, now(), number)
-        raise
+    return Attempt(request, number, None if call.sender is None else _job(call.sender, request), sent, secret)
+
+
+def _error_of(attempt: Attempt, client: OAuthClient, response: TokenResponse | None) -> TokenEndpointError | None:
+    """Return what an answer means at which a response hook of the client raised."""
+    if response is not None:
+        try:
+            read_token(client, attempt.secret, response, attempt.sent, now())
+        except TokenEndpointError as error:
+            return error
+    return None
 
 
 def send(sender: Sender | None, request: TokenRequest) -> Flow[TokenResponse]:
@@ -118,12 +172,20 @@ def send(sender: Sender | None, request: TokenRequest) -> Flow[TokenResponse]:
     """
     if sender is None:
         return (yield from SendTokenRequest(request))
+    return (yield from _answer(_job(sender, request), request.timeout))
+
+
+def _job(sender: Sender, request: TokenRequest) -> Job[TokenResponse]:
     job: Job[TokenResponse] = Job(
         lambda: sender(request, lambda: not job.is_abandoned), in_thread=not getattr(sender, "is_replaced", False)
     )
-    outcome = yield from RunInThread(job, request.timeout)
+    return job
+
+
+def _answer(job: Job[TokenResponse], seconds: float) -> Flow[TokenResponse]:
+    outcome = yield from RunInThread(job, seconds)
     if outcome.is_timeout:
-        raise NetworkError(f"no complete answer within {request.timeout:g} s")
+        raise NetworkError(f"no complete answer within {seconds:.3g} s")
     if outcome.error is not None:
         raise outcome.error
     return outcome.value  # type: ignore[return-value]  # a sender returns a response
@@ -139,8 +201,8 @@ def _limited(client: OAuthClient, limiter: RateLimiter, wait: float) -> RateLimi
     return RateLimitError(text, provider=client.name, retry_after=wait)
 
 
-def refused(client: OAuthClient, problem: InvalidTokenResponseError) -> InvalidTokenResponseError:
-    """Return the problem of a response that was not read, with the provider's name and the host."""
+def refused(client: OAuthClient, problem: TokenEndpointError) -> TokenEndpointError:
+    """Return the problem of a response; of one that was not read, with the provider's name and the host."""
     if not problem.provider:
         problem.args = (f"{client.name}: the response of {client.host} is refused: {problem}",)
         problem.provider = client.name

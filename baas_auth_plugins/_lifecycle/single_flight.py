@@ -153,10 +153,10 @@ class SingleFlight:
         except OutOfTimeError as late:
             self._hand_over_to_the_most_patient(flight, late.error)
             raise late.error from late.error.__cause__
-        except ConnectionLostError:
+        except ConnectionLostError as lost:
             flight.lost_connections += 1
-            if not flight.is_urgent or flight.lost_connections >= _MOST_LOST_CONNECTIONS:
-                self._land(flight, no_token(self._provider, "the token endpoint cannot be reached"))
+            if lost.error or not flight.is_urgent or flight.lost_connections >= _MOST_LOST_CONNECTIONS:
+                self._land(flight, lost.error or no_token(self._provider, "the token endpoint cannot be reached"))
             raise
         except BaaSAuthError as error:
             self._land(flight, error)

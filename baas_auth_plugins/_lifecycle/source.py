@@ -50,7 +50,17 @@ class TokenSource:
         limiter: the client's rate limit.
     """
 
-    __slots__ = ("__weakref__", "_coordinator", "_flights", "_lost_to", "_provider", "key", "limiter", "local")
+    __slots__ = (
+        "__weakref__",
+        "_coordinator",
+        "_flights",
+        "_lost_to",
+        "_provider",
+        "_sending",
+        "key",
+        "limiter",
+        "local",
+    )
 
     def __init__(
         self, provider: str, key: str, local: LocalState, coordinator: Coordinator, limiter: RateLimiter
@@ -144,11 +154,12 @@ class TokenSource:
         reports.requesting(call.client, reason, token or call.rejected or before.token, request.started)
         try:
             new = yield from fetch(work, self._coordinator, self.limiter)
-        except ConnectionLostError:  # nothing may be yielded any more
-            lost = no_token(self._provider, "the connection to the token endpoint was lost")
-            failed = _unchanged if token is None else request.failed(lost, is_urgent=False)
+        except ConnectionLostError as lost:  # nothing may be yielded any more
+            error = lost.error or no_token(self._provider, "the connection to the token endpoint was lost")
+            is_hiccup = token is None and lost.error is None
+            failed = _unchanged if is_hiccup else request.failed(error, is_urgent=token is None)
             self._coordinator.publish_later(failed, epoch, ends_lead=True)
-            self._report_failure(request, lost)
+            self._report_failure(request, error)
             raise
         except (TokenEndpointError, ConfigurationError) as error:
             yield from self._coordinator.publish(request.failed(error, is_urgent=token is None), epoch, ends_lead=True)
