@@ -289,7 +289,7 @@ def _source_finder(client: OAuthClient, cache: TokenCache) -> Callable[[str], To
 
     def make(secret: str, key: str) -> TokenSource:
         limiter = _process.shared(RateLimiter, limits, lambda: RateLimiter(client.provider.token_rate_limit))
-        if isinstance(cache, MemoryTokenCache):
+        if isinstance(cache, MemoryTokenCache) and not cache.blocking:
             local = LocalState(cache, key)
             coordinator: Coordinator = LocalCoordinator(local, limiter)
         else:

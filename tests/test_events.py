@@ -246,3 +246,21 @@ def test_an_interrupt_in_a_listener_is_not_swallowed(sandbox: Sandbox) -> None:
         auth.get_token()
     assert auth.get_token().access_token
     assert sandbox.count("token") == 1
+
+
+@pytest.mark.parametrize("wait", [0.5, 200])
+def test_a_listener_that_calls_at_a_rate_limit_does_not_loop(wait: float, clock: FakeClock, sandbox: Sandbox) -> None:
+    """`get_token()` in a listener of `RateLimited` meets the limit again, and hears of that once."""
+    heard = Heard()
+
+    def curious(event: Any) -> None:
+        heard.append(event)
+        if len(heard) < 50:
+            auth.get_token()
+
+    sandbox.inject(Fault("status", status=429, retry_after=wait, times=-1))
+    auth = make(AxiaAuth, sandbox, max_wait=4, on_event=curious)
+    with pytest.raises(RateLimitError):
+        auth.get_token()
+    assert len(heard) < 10
+    assert sandbox.count("token") <= 6

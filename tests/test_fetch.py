@@ -31,6 +31,7 @@ from baas_auth_plugins._lifecycle.effects import (
     RunInThread,
     SendTokenRequest,
     Sleep,
+    Waiter,
 )
 from baas_auth_plugins._lifecycle.fetch import RETRIES, Call, Work, backoff, fetch
 from baas_auth_plugins._lifecycle.rate_limit import RateLimiter, RateLimits
@@ -69,14 +70,14 @@ class Gateway:
         self.requests: list[TokenRequest] = []
         self.events: list[Any] = []
         self.latency = 0.0
-        self.flight = Flight(is_urgent=True, deadline=0)
+        self.flight = Flight(Waiter(0), is_urgent=True)
 
     def work(self, *, urgent: bool = True, max_wait: float = 60, timeout: float = 10, retries: int = RETRIES) -> Work:
         provider = replace(CLIENT.provider, token_rate_limit=self.limiter.limit)
         client = CLIENT._replace(max_wait=max_wait, timeout=timeout, provider=provider)
         call = Call(client, None, None, self.events.append, reads_secret=self.secret)
         token = None if urgent else token_at("old")
-        return Work(call, self.flight, token, self.clock.monotonic + max_wait, epoch=0, retries=retries)
+        return Work(call, self.flight, token, self.clock.monotonic + max_wait, local=self.local, retries=retries)
 
     def run(self, answers: Sequence[TokenResponse | Exception], work: Work | None = None, **options: Any) -> Any:
         work, left = work or self.work(**options), list(answers)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -201,6 +203,50 @@ def test_an_interrupt_in_thread_start_is_raised(
         raised = True
     assert raised == bool(struck)
     assert auth.get_token().access_token
+
+
+@pytest.mark.parametrize("with_vault", [False, True])
+def test_an_interrupt_at_any_call_costs_nobody_else_anything(with_vault: bool, sandbox: Sandbox) -> None:
+    """A signal that strikes as any function of the life cycle begins is raised, and the next call is quick."""
+    for number in itertools.count(1):
+        auth = make(
+            NTXPayAuth,
+            sandbox,
+            client_secret=(lambda: sandbox.client_secret) if with_vault else sandbox.client_secret,
+            timeout=4,
+        )
+        strike, before = Strike(number), sys.gettrace()
+        sys.settrace(strike)
+        try:
+            auth.get_token()
+        except SoftTimeLimitExceeded:
+            pass
+        else:
+            assert not strike.place, f"swallowed in {strike.place}"
+        finally:
+            sys.settrace(before)
+        with elapsed() as spent:
+            assert auth.get_token().access_token
+        assert spent.seconds < 2, f"after a signal in {strike.place}"
+        if not strike.place:
+            break
+    assert number > 50
+
+
+class Strike:
+    """Raises as the nth function of the life cycle begins in this thread, where Python runs a signal handler."""
+
+    def __init__(self, number: int) -> None:
+        self.countdown = number
+        self.place = ""
+
+    def __call__(self, frame: Any, event: str, _argument: object) -> None:
+        file, function = frame.f_code.co_filename, frame.f_code.co_name
+        if event == "call" and "_lifecycle" in file:
+            self.countdown -= 1
+            if self.countdown == 0:
+                self.place = f"{file}: {function}"
+                raise SoftTimeLimitExceeded
 
 
 @pytest.mark.filterwarnings("ignore")  # an interrupt may strike inside a finalizer of the standard library

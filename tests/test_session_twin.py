@@ -219,6 +219,27 @@ def test_hooks_of_the_session_that_raise_are_no_answer(clock: FakeClock, gateway
     assert (caught.value.status_code, caught.value.error) == (400, "invalid_client")
 
 
+@pytest.mark.parametrize("method", ["request", "send"])
+@pytest.mark.parametrize(("status", "error"), [(401, "InvalidClientError"), (400, "TokenEndpointError")])
+def test_a_session_whose_own_method_raises_for_a_status_hides_no_answer(
+    method: str, status: int, error: str, clock: FakeClock, gateway: RawGateway
+) -> None:
+    """A session whose `request()` or `send()` calls `raise_for_status()`: the answer is read, and no refusal is retried."""
+
+    def checked(session: Any, *args: Any, **kwargs: Any) -> requests.Response:
+        response: requests.Response = getattr(requests.Session, method)(session, *args, **kwargs)
+        response.raise_for_status()
+        return response
+
+    gateway.on_token = lambda exchange: http(status, b'{"message": "No such client"}')
+    session = type("Strict", (requests.Session,), {method: checked})()
+    with pytest.raises(TokenEndpointError) as caught:
+        auth_for(gateway, f"strict-{method}-{status}", session).get_token()
+    assert (type(caught.value).__name__, caught.value.status_code) == (error, status)
+    assert caught.value.error_description == "No such client"
+    assert gateway.count("token") == 1
+
+
 def test_a_session_that_requires_constructor_arguments_works(gateway: RawGateway) -> None:
     """The twin is not made by calling the class: a constructor with arguments of its own is no obstacle."""
 

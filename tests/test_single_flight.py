@@ -494,21 +494,45 @@ def test_successor_that_does_not_lead_is_passed_over(airport: Airport) -> None:
     assert (successor.is_over, successor.error, airport.led) == (True, None, 2)
 
 
-def test_interrupt_before_the_lead(airport: Airport, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A leader that is interrupted before its first step leaves no flight that nobody leads for ever."""
+@pytest.mark.parametrize("place", ["_wait", "_lead"])
+def test_interrupt_before_the_lead(place: str, airport: Airport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that is interrupted before its first step leaves no lead behind: the next caller leads at once."""
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(SingleFlight, "_lead", interrupted)
+        patched.setattr(SingleFlight, place, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Caller(airport)
+    assert Caller(airport).leads
+
+
+def test_interrupt_before_the_wait(airport: Airport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A waiter that is interrupted before it waits is forgotten: the lead goes to the next one."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    leader = Caller(airport)
+    with monkeypatch.context() as patched:
+        patched.setattr(SingleFlight, "_wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             Caller(airport)
     waiting = Caller(airport)
-    while waiting.is_waiting:
-        airport.clock.advance(waiting.longest_wait)
-        waiting.go()
+    leader.close()
+    waiting.go()
     assert waiting.leads
+
+
+def test_vanished_leader_that_is_cancelled_takes_the_lead_from_nobody(airport: Airport) -> None:
+    """A leader that was replaced, and is cancelled afterwards, does not hand over what another caller leads."""
+    leader, second, third = callers(airport, 3)
+    airport.clock.advance(LEASE + 1)
+    second.go()
+    assert second.leads
+    leader.close()
+    assert not third.is_woken
 
 
 def test_interrupt_while_waiters_are_woken(airport: Airport, monkeypatch: pytest.MonkeyPatch) -> None:

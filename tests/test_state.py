@@ -153,6 +153,12 @@ MERGED = [
         state(token=None, dropped=(digest("a"),)),
         id="6 nor one that they dropped",
     ),
+    pytest.param(
+        state(token=None, dropped=(digest("a"),), rejection=once(5)),
+        state(token=A, verdict=Verdict.ACCEPTED),
+        state(token=None, dropped=(digest("a"),), rejection=once(5)),
+        id="6 a drop after a 401 keeps its back-off",
+    ),
 ]
 
 

@@ -102,7 +102,7 @@ class FleetCoordinator:
             seen, self._is_seen_now = (self._seen if self._is_seen_now else None), False
             try:
                 seconds = _patience(errand.deadline) if errand.is_urgent else SECONDS_WITH_TOKEN
-                decide = partial(self._leased, errand)
+                decide = partial(self._leased, errand, self._owner)
                 record = yield from self._store.change(self._codec, decide, seconds=seconds, seen=seen)
             except StoreDownError as down:
                 return (yield from self._alone(errand, down))
@@ -133,9 +133,11 @@ class FleetCoordinator:
         lease = self._local.value.lease
         return lease is not None and lease.owner == self._owner and lease.remaining(now()) >= seconds
 
-    def _leased(self, errand: Errand, shared: TokenState | None) -> TokenState | None:
+    def _leased(self, errand: Errand, owner: str, shared: TokenState | None) -> TokenState | None:
         """Return the record with the lease, or None if this process must not take it."""
-        at, owner = now(), self._owner
+        at = now()
+        if owner != self._owner:
+            return None  # too late: that lead has ended
         base = merged(self._local.value, shared, at)
         if self._is_better(base, errand, at) or base.failure_now(at) or base.leased_by_other(self._name, at):
             return None

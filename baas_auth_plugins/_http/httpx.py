@@ -50,7 +50,7 @@ else:
         """An auth object of every client that is installed."""
 
 
-__all__ = ["HttpxAuth"]
+__all__ = ["HttpxAuth", "HttpxRequest"]
 
 _DRAIN_SECONDS = 1.0
 

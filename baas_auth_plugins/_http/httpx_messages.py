@@ -47,8 +47,10 @@ __all__ = [
     "aclient_sender",
     "as_bytes",
     "client_sender",
+    "network_errors",
     "origin_of",
     "request_of",
+    "wipe",
 ]
 
 BYTE_STREAMS = _Bytes.__bases__

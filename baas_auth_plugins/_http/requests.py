@@ -26,7 +26,7 @@ from .drivers import perform, run
 from .flow import Answer, AuthParts, SendRequest, after_answer, attach
 from .session_sender import SessionSender, read_raw
 
-__all__ = ["LONGEST_DRAINED", "RequestsAuth"]
+__all__ = ["LONGEST_DRAINED", "AfterResponse", "NoHook", "PreparedRequest", "RequestsAuth"]
 
 LONGEST_DRAINED = 1 << 16
 _DRAIN_SECONDS = 1.0

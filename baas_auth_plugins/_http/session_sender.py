@@ -85,16 +85,7 @@ def _send(session: requests.Session, request: TokenRequest, is_wanted: Callable[
     if request.url.startswith("http://"):  # loopback: a proxy of the environment must not see the secret
         session.trust_env = False
     try:
-        with session.request(
-            "POST",
-            request.url,
-            headers=dict(request.headers),
-            data=request.body or None,
-            timeout=request.timeout,
-            allow_redirects=False,
-            auth=_no_auth,
-            stream=True,
-        ) as response:
+        with _answer(session, request) as response:
             raw = read_raw(response, MAX_RESPONSE_BYTES + 1, is_wanted)
             if len(raw) > MAX_RESPONSE_BYTES:
                 raise InvalidTokenResponseError("longer than 1 MiB", status_code=response.status_code)
@@ -104,6 +95,24 @@ def _send(session: requests.Session, request: TokenRequest, is_wanted: Callable[
     except (requests.RequestException, HTTPError, OSError) as error:
         found = network_error(request, error, has_certificate=_has_certificate(session))
         raise found from found.__cause__
+
+
+def _answer(session: requests.Session, request: TokenRequest) -> requests.Response:
+    try:
+        return session.request(
+            "POST",
+            request.url,
+            headers=dict(request.headers),
+            data=request.body or None,
+            timeout=request.timeout,
+            allow_redirects=False,
+            auth=_no_auth,
+            stream=True,
+        )
+    except requests.HTTPError as error:
+        if error.response is None:
+            raise
+        return error.response  # the class's own method called raise_for_status()
 
 
 def _has_certificate(session: requests.Session) -> bool | None:

@@ -29,7 +29,7 @@ from .fetch import Call, Sender, backoff, refused, send, unreachable
 from .source import TokenSource
 from .state import TokenState
 
-__all__ = ["Acquired", "ClientCredentials", "Secret"]
+__all__ = ["Acquired", "CachedHeader", "ClientCredentials", "Secret", "SecretRotatedError"]
 
 Secret = str | Callable[[], str]
 

@@ -81,13 +81,12 @@ class ReadResponse(Effect[None]):
 class Waiter:
     """A caller that can be woken from any thread, also before its driver has set `notify`."""
 
-    __slots__ = ("deadline", "is_leader", "is_woken", "notify")
+    __slots__ = ("deadline", "is_woken", "notify")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.notify: Callable[[], object] | None = None
         self.is_woken = False
-        self.is_leader = False
 
     def wake(self) -> bool:
         """Wake the caller; return False if its event loop is closed."""
@@ -155,17 +154,22 @@ class Job(Generic[T]):
 
     @property
     def is_running(self) -> bool:
-        """Whether its outcome is still to come; a fork leaves its thread in the parent."""
+        """Whether its outcome is still to come. A fork leaves its thread in the parent."""
         return self.outcome is None and self._process_id == process_id()
 
     def join(self) -> Waiter:
         """Start the function unless it runs already, and return a waiter that is woken at its end."""
-        waiter = Waiter(deadline=0)
-        with lock():
-            self._waiters.append(waiter)
-            starts, self._is_started = not self._is_started, True
-        if starts:
-            self._start()
+        waiter, starts = Waiter(deadline=0), False
+        try:
+            with lock():
+                self._waiters.append(waiter)
+                starts, self._is_started = not self._is_started, True
+            if starts:
+                self._start()
+        except BaseException as interrupt:  # a signal handler raised before the thread could start
+            if starts:
+                self._end(Outcome(error=InterruptedError(f"interrupted by {type(interrupt).__name__}")))
+            raise
         if self.outcome is not None:
             waiter.wake()
         return waiter
@@ -177,6 +181,13 @@ class Job(Generic[T]):
             return Outcome(is_timeout=True)
         return self.outcome
 
+    def wait(self, seconds: float) -> None:
+        """Block this thread until the function has ended, at most some seconds."""
+        ended, waiter = threading.Event(), self.join()
+        waiter.notify = ended.set
+        if not waiter.is_woken:
+            ended.wait(seconds)
+
     def _start(self) -> None:
         context = contextvars.copy_context()
         try:
@@ -185,9 +196,6 @@ class Job(Generic[T]):
                 return
         except RuntimeError:  # the interpreter is shutting down, and starts no thread
             pass
-        except BaseException as interrupt:  # a signal handler raised before the thread could start
-            self._end(Outcome(error=InterruptedError(f"interrupted by {type(interrupt).__name__}")))
-            raise
         self._run()
 
     def _run(self) -> None:
@@ -199,7 +207,7 @@ class Job(Generic[T]):
 
     def _end(self, outcome: Outcome[T]) -> None:
         with lock():
-            self.outcome = outcome
+            self.outcome = self.outcome or outcome
             waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter.wake()

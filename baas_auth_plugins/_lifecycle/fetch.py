@@ -21,7 +21,7 @@ from ..exceptions import (
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
-from .coordinator import Coordinator, Decision
+from .coordinator import Coordinator, Decision, LocalState
 from .effects import Flow, Job, RunInThread, SendTokenRequest, Sleep
 from .rate_limit import RateLimiter
 from .single_flight import Flight, OutOfTimeError
@@ -74,11 +74,18 @@ class SecretReader(Protocol):
 class _Budget:
     """What one call may use: time and token requests. A listener that asks for a token uses its caller's."""
 
-    __slots__ = ("deadline", "requests")
+    __slots__ = ("deadline", "has_told_limit", "requests")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.requests = _MOST_REQUESTS
+        self.has_told_limit = False
+
+    def tells(self, error: RateLimitError) -> bool:
+        """Return whether a rate limit is an event. The package's own is one once, or a listener that calls would loop."""
+        is_own, was_told = error.status_code is None, self.has_told_limit
+        self.has_told_limit = was_told or is_own
+        return not (is_own and was_told)
 
 
 _budget_of_listener: ContextVar[_Budget | None] = ContextVar("baas_auth_budget", default=None)
@@ -168,8 +175,12 @@ class Work:
         flight: the flight that it leads.
         token: the valid token that is due for renewal, if there is one.
         deadline: moment on the monotonic clock until which it may take.
-        epoch: of the state. After a reset nothing of this work is kept.
+        local: the state as this process knows it.
         retries: how often an attempt that failed is repeated.
+
+    Attributes:
+        epoch: of the state. After a reset nothing of this work is kept.
+        generation: of the state as the last token request was sent.
     """
 
     __slots__ = (
@@ -177,8 +188,10 @@ class Work:
         "deadline",
         "epoch",
         "flight",
+        "generation",
         "is_urgent",
         "leeway",
+        "local",
         "rejected",
         "retries",
         "timeout",
@@ -187,11 +200,13 @@ class Work:
     )
 
     def __init__(
-        self, call: Call, flight: Flight, token: Token | None, deadline: float, *, epoch: int, retries: int
+        self, call: Call, flight: Flight, token: Token | None, deadline: float, *, local: LocalState, retries: int
     ) -> None:
         self.call = call
         self.token = token
-        self.epoch = epoch
+        self.local = local
+        self.epoch = local.epoch
+        self.generation = local.value.generation
         self.is_urgent = token is None
         self.flight = flight
         self.deadline = deadline
@@ -241,7 +256,8 @@ def fetch(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[To
         except RateLimitError as error:
             limits += 1
             raised: TokenEndpointError = error
-            call.emit("RateLimited", None, retry_after=error.retry_after)
+            if call.budget.tells(error):
+                call.emit("RateLimited", None, retry_after=error.retry_after)
         except TokenEndpointUnavailableError as error:
             failures += 1
             raised = error
@@ -274,6 +290,7 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
         raise _limited(client, limiter, wait)
     call.requests += 1
     call.budget.requests -= 1
+    work.generation = work.local.value.generation
     work.hold(client.timeout)
     sent = now()
     left = max(work.deadline - sent.monotonic, _SHORTEST_TIMEOUT)

@@ -4,8 +4,7 @@ The rules:
 
 - All waiters get the leader's error. A cancelled or interrupted leader, or one that runs out of its own `max_wait`,
   hands over to one waiter instead.
-- Whatever happens to a leader, it lands the flight or hands over: in the ``except`` clauses of `_lead`.
-- A waiter that becomes the leader but leaves before it leads hands over, too.
+- Whatever happens to a leader, it lands the flight in `_lead`, or hands over in `_leave`, even if it has not begun.
 - A leader holds a lease and extends it before each slow step. A leader that vanished (its event loop was stopped for
   good) is replaced when the lease lapses. One that shares its thread with a blocking waiter is not waited for.
 """
@@ -41,29 +40,25 @@ class OutOfTimeError(Exception):
 
 
 class Flight:
-    """One piece of work and its waiters."""
+    """One piece of work, the caller that leads it, and its waiters."""
 
     __slots__ = (
-        "deadline",
         "error",
         "is_over",
         "is_urgent",
+        "leader",
         "lease_until",
         "lost_connections",
         "process_id",
-        "successor",
         "thread",
-        "turn",
         "waiters",
     )
 
-    def __init__(self, *, is_urgent: bool, deadline: float) -> None:
+    def __init__(self, leader: Waiter, *, is_urgent: bool) -> None:
+        self.leader = leader
         self.is_urgent = is_urgent
-        self.deadline = deadline
         self.waiters: dict[Waiter, None] = {}
-        self.successor: Waiter | None = None  # chosen, but not leading yet
         self.thread = 0
-        self.turn = 0  # goes up as the lead is handed over
         self.lost_connections = 0
         self.process_id = process_id()
         self.is_over = False
@@ -107,19 +102,36 @@ class SingleFlight:
         Raises:
             BaaSAuthError: the work failed, here or for the leader. Each caller gets an object of its own.
         """
-        with lock():
-            flight = self._current()
-            if flight is None:
-                flight = self._flight = Flight(is_urgent=is_urgent, deadline=deadline)
-                waiter = None
-            else:
-                waiter = Waiter(deadline)
-                flight.waiters[waiter] = None
-        mine = flight if waiter is None else (yield from self._wait(flight, waiter, is_urgent))
-        if mine is not None:
-            yield from self._lead(mine, work)
-        elif flight.error is not None and flight.is_urgent >= is_urgent:
-            raise flight.error.own_copy()
+        caller, flight = Waiter(deadline), None
+        try:
+            with lock():
+                flight = self._current()
+                if flight is None:
+                    flight = self._flight = Flight(caller, is_urgent=is_urgent)
+                else:
+                    flight.waiters[caller] = None
+            try:
+                yield from self._wait(flight, caller)
+            except BlockedError:  # a flight of its own
+                with lock():
+                    joined, flight = flight, Flight(caller, is_urgent=is_urgent)
+                    joined.waiters.pop(caller, None)
+                    if self._flight is joined:
+                        self._flight = flight
+            with lock():
+                leads = flight.leader is caller
+                if leads:
+                    flight.is_urgent, flight.thread = is_urgent, threading.get_ident()
+                    flight.hold(0)
+            if leads:
+                yield from self._lead(flight, work)
+            elif not flight.is_over and now().monotonic >= deadline:
+                raise no_token(self._provider, "none came within max_wait")
+            elif flight.error is not None and flight.is_urgent >= is_urgent:
+                raise flight.error.own_copy()
+        finally:
+            if flight is not None:
+                self._leave(flight, caller)
 
     def _current(self) -> Flight | None:
         """Return the flight under way, after giving up a leader that vanished. Called with the lock."""
@@ -127,64 +139,40 @@ class SingleFlight:
         if flight is not None and flight.process_id != process_id():
             self._flight = None  # its leader stayed in the parent process
         elif flight is not None and now().monotonic > flight.lease_until:
-            if flight.successor is not None:
-                flight.successor.is_leader = False
             self._hand_over(flight)
         return self._flight
 
-    def _wait(self, flight: Flight, waiter: Waiter, is_urgent: bool) -> Flow[Flight | None]:
-        """Wait until the flight is over; return it if this caller must lead it."""
-        leads = False
-        try:
-            while not (waiter.is_woken or flight.is_over) and (left := waiter.deadline - now().monotonic) > 0:
-                try:
-                    yield from Wait(waiter, min(left, _LOOK_AGAIN), flight.thread)
-                except BlockedError:
-                    return self._flight_of_own(flight, waiter, is_urgent)
-                if not waiter.is_woken:
-                    with lock():
-                        self._current()
-            with lock():
-                if waiter.is_leader:
-                    leads = True
-                    flight.is_urgent, flight.deadline, flight.successor = is_urgent, waiter.deadline, None
-                    return flight
-            if not flight.is_over and now().monotonic >= waiter.deadline:
-                raise no_token(self._provider, "none came within max_wait")
-            return None
-        finally:
-            with lock():
-                flight.waiters.pop(waiter, None)
-                if waiter.is_leader and not leads:
-                    self._hand_over(flight)
+    def _wait(self, flight: Flight, caller: Waiter) -> Flow[None]:
+        """Wait until the flight is over, or this caller leads it, or its time is up."""
+        while not (caller.is_woken or flight.is_over or flight.leader is caller):
+            left = caller.deadline - now().monotonic
+            if left <= 0:
+                return
+            yield from Wait(caller, min(left, _LOOK_AGAIN), flight.thread)
+            if not caller.is_woken:
+                with lock():
+                    self._current()
 
-    def _flight_of_own(self, flight: Flight, waiter: Waiter, is_urgent: bool) -> Flight:
-        own = Flight(is_urgent=is_urgent, deadline=waiter.deadline)
+    def _leave(self, flight: Flight, caller: Waiter) -> None:
+        """End a caller's part in a flight. A leader that was cancelled, closed or interrupted hands over."""
         with lock():
-            if self._flight is flight:
-                self._flight = own
-        return own
+            flight.waiters.pop(caller, None)
+            if flight.leader is caller and not flight.is_over:
+                self._hand_over(flight)
 
     def _lead(self, flight: Flight, work: Callable[[Flight], Flow[None]]) -> Flow[None]:
         try:
-            flight.thread = threading.get_ident()
-            flight.hold(0)
             yield from work(flight)
         except OutOfTimeError as late:
             self._hand_over_to_the_most_patient(flight, late.error)
             raise late.error from late.error.__cause__
         except ConnectionLostError:
             flight.lost_connections += 1
-            if flight.is_urgent and flight.lost_connections < _MOST_LOST_CONNECTIONS:
-                self._hand_over(flight)
-            else:
+            if not flight.is_urgent or flight.lost_connections >= _MOST_LOST_CONNECTIONS:
                 self._land(flight, no_token(self._provider, "the token endpoint cannot be reached"))
             raise
         except BaaSAuthError as error:
             self._land(flight, error)
-            raise
-        except BaseException:  # cancelled, closed or interrupted: the waiters do not fail for it
-            self._hand_over(flight)
             raise
         else:
             self._land(flight, None)
@@ -206,9 +194,7 @@ class SingleFlight:
             while flight.waiters and not flight.is_over:
                 waiter = next(iter(flight.waiters))
                 del flight.waiters[waiter]
-                waiter.is_leader = True
-                flight.successor, flight.thread = waiter, 0
-                flight.turn += 1
+                flight.leader, flight.thread = waiter, 0
                 flight.hold(0)
                 if waiter.wake():
                     return
@@ -220,7 +206,7 @@ class SingleFlight:
         """Let the waiter lead that has most time left. If no waiter has more than the leader had, all fail alike."""
         with lock():
             successor = max(flight.waiters, key=lambda waiter: waiter.deadline, default=None)
-            if successor is None or successor.deadline < flight.deadline + _MORE_PATIENT:
+            if successor is None or successor.deadline < flight.leader.deadline + _MORE_PATIENT:
                 self._land(flight, error)
                 return
             del flight.waiters[successor]

@@ -14,7 +14,7 @@ import random
 from functools import partial
 from typing import Literal
 
-from .._oauth.token import Instant, Phase, Token, now
+from .._oauth.token import Instant, Phase, Token, digest, now
 from ..exceptions import (
     BaaSAuthError,
     ConfigurationError,
@@ -139,12 +139,11 @@ class TokenSource:
         if current is not None and (token is None or current.access_token != token.access_token):
             return  # another caller was quicker
         reason = self._reason(before, call, token)
-        request = _Request(call, flight, before.generation, now(), reason)
+        retries = 0 if before.is_failing(now()) else RETRIES
+        work = Work(call, flight, token, deadline, local=self.local, retries=retries)
+        request, epoch = _Request(work, reason), work.epoch
         reports.requesting(call.client, reason, token or call.rejected or before.token, request.started)
-        epoch = self.local.epoch
         try:
-            retries = 0 if before.is_failing(request.started) else RETRIES
-            work = Work(call, flight, token, deadline, epoch=epoch, retries=retries)
             new = yield from fetch(work, self._coordinator, self.limiter)
         except ConnectionLostError:  # nothing may be yielded any more
             lost = no_token(self._provider, "the connection to the token endpoint was lost")
@@ -261,7 +260,7 @@ class TokenSource:
 
         def transition(state: TokenState) -> TokenState:
             is_current = state.token is not None and state.token.access_token == token.access_token
-            return state.without_token(token).with_rejection(at) if is_current else state.without_token(token)
+            return (state.with_rejection(at) if is_current else state).without_token(token)
 
         return transition
 
@@ -287,7 +286,9 @@ class TokenSource:
 
         def transition(state: TokenState) -> TokenState:
             # Another caller's 401 may have dropped it meanwhile: no other token came for that.
-            is_last = _holds(state, token) or (state.token is None and state.dropped[-1:] == (digest(token.access_token),))
+            is_last = _holds(state, token) or (
+                state.token is None and state.dropped[-1:] == (digest(token.access_token),)
+            )
             if not is_last or state.verdict is not Verdict.NONE or state.rejection.remaining(at):
                 return state
             return state if state.lease is not None and state.lease.remaining(at) else state.with_rejection(at)
@@ -324,23 +325,22 @@ class _Request:
     renewal of a newer token.
     """
 
-    __slots__ = ("_flight", "_turn", "call", "generation", "reason", "started")
+    __slots__ = ("_leader", "_work", "call", "reason", "started")
 
-    def __init__(self, call: Call, flight: Flight, generation: int, started: Instant, reason: str) -> None:
-        self.call = call
-        self._flight = flight
-        self._turn = flight.turn
-        self.generation = generation
-        self.started = started
+    def __init__(self, work: Work, reason: str) -> None:
+        self.call = work.call
+        self._work = work
+        self._leader = work.flight.leader
+        self.started = now()
         self.reason = reason
 
     def renewed(self, token: Token) -> Transition:
         """Return the transition after a success."""
-        at, leeway = now(), self.call.client.leeway
-        is_late = self._flight.is_over or self._flight.turn != self._turn
+        at, leeway, work = now(), self.call.client.leeway, self._work
+        is_late = work.flight.is_over or work.flight.leader is not self._leader
 
         def transition(state: TokenState) -> TokenState:
-            if is_late and state.generation > self.generation and state.usable(None, leeway, at) is not None:
+            if is_late and state.generation > work.generation and state.usable(None, leeway, at) is not None:
                 return state
             return state.renewed(token, at)
 
@@ -358,7 +358,7 @@ class _Request:
             return _unchanged  # another caller's secret may be right
 
         def transition(state: TokenState) -> TokenState:
-            if state.generation > self.generation:
+            if state.generation > self._work.generation:
                 return state
             failed = state.failed(
                 error if isinstance(error, TokenEndpointError) else no_token("", "configuration"),

@@ -184,7 +184,9 @@ class TokenState:
         """Return the dropped tokens with one more, and without the one that the issuer handed out again."""
         last = (digest(token.access_token),) if token is not None else ()
         kept = tuple(one for one in self.dropped if one not in last)
-        return tuple(one for one in (*kept, *last)[-_MOST_DROPPED:] if again is None or one != digest(again.access_token))
+        return tuple(
+            one for one in (*kept, *last)[-_MOST_DROPPED:] if again is None or one != digest(again.access_token)
+        )
 
     def with_401(self, now: Instant) -> TokenState:
         """The API answered 401. After 60 s without one, the back-off of rejections starts anew."""
@@ -238,8 +240,9 @@ def merged(local: TokenState, shared: TokenState | None, now: Instant) -> TokenS
         # A record that expired, or was lost, starts anew with a lower generation than some processes know.
         winner = newer
         if _replaces(older, newer, now):
-            winner = replace(older, generation=newer.generation, dropped=_both_dropped(older, newer))
-    elif _same(local.token, shared.token):
+            without = replace(newer, token=None, verdict=Verdict.NONE)
+            winner = _united(replace(older, generation=newer.generation), without, now)
+    elif _same(local.token, shared.token) or local.token is None or shared.token is None:
         winner = _united(local, shared, now)
     else:  # both tokens were issued while the cache was down
         dropped = _both_dropped(local, shared)
@@ -248,7 +251,7 @@ def merged(local: TokenState, shared: TokenState | None, now: Instant) -> TokenS
         winner = local if keep_local and shared_gone else shared
         winner = replace(winner, dropped=dropped)
         if shared_gone and not keep_local:
-            winner = replace(winner, token=None)
+            winner = replace(winner, token=None, verdict=Verdict.NONE)
     return replace(winner, lease=shared.lease)
 
 
@@ -271,19 +274,22 @@ def _both_dropped(local: TokenState, shared: TokenState) -> tuple[str, ...]:
 
 
 def _united(local: TokenState, shared: TokenState, now: Instant) -> TokenState:
-    verdict = max(local.verdict, shared.verdict)
+    token, dropped = local.token or shared.token, _both_dropped(local, shared)
+    if _is_gone(token, dropped):
+        token = None
+    verdict = Verdict.NONE if token is None else max(local.verdict, shared.verdict)
     rejection = _stronger(local.rejection, shared.rejection, now)
     failures = [failure for failure in (local.failure, shared.failure) if failure is not None]
     return TokenState(
         generation=local.generation,
-        token=local.token,
+        token=token,
         verdict=verdict,
         renewal=_stronger(local.renewal, shared.renewal, now),
         rejection=NO_BACKOFF if verdict is Verdict.ACCEPTED else rejection,
         rejected_at=max(local.rejected_at, shared.rejected_at, key=lambda at: at.wall),
         failure=max(failures, key=lambda one: (one.pause.count, one.pause.remaining(now)), default=None),
         blocked=_stronger(local.blocked, shared.blocked, now),
-        dropped=_both_dropped(local, shared),
+        dropped=dropped,
     )
 
 

@@ -71,12 +71,12 @@ class RedisTokenCache:
         self._namespace = namespace
 
     def get(self, key: str) -> tuple[bytes, float] | None:
-        """Return what is kept under `key` and the seconds that are left to it, or None."""
+        """Return the value and the seconds until it expires, or None: see `TokenCache`."""
         kept = self._run(_GET, key)
         return (kept[0], kept[1] / 1000) if kept else None
 
     def swap(self, key: str, old: bytes | None, new: bytes | None, ttl: float) -> bool:
-        """Put `new` in the place of `old`, None being nothing; False if something else is there."""
+        """Replace a value if it still is `old`, and return whether it was replaced: see `TokenCache`."""
         return bool(self._run(_SWAP, key, old or b"", new or b"", max(1, int(ttl * 1000))))
 
     def _run(self, script: str, key: str, *arguments: bytes | int) -> Any:

@@ -244,6 +244,18 @@ def test_callers_at_the_same_time_open_it_once(store: SharedStore, clock: FakeCl
     assert read(store).value is None
 
 
+def test_operation_from_before_the_outage_does_not_close_it(store: SharedStore, clock: FakeClock) -> None:
+    """An operation that began before the cache went down, and succeeds, says nothing about the cache of now."""
+    early = Steps(store.change(CODEC, put(1), seconds=1.0))
+    with pytest.raises(StoreDownError):
+        read(store, FAILED, FAILED)
+    finish(early)
+    with pytest.raises(StoreDownError):
+        read(store)
+    clock.advance(5.01)
+    assert read(store).value == 1
+
+
 def test_reset_closes_it(store: SharedStore) -> None:
     """After `testing.reset` the cache is asked again at once."""
     with pytest.raises(StoreDownError):

@@ -112,7 +112,8 @@ def _token_over_httpx(answer: Answer) -> Token | None:
             raise
         except (httpx.HTTPError, httpx.InvalidURL):
             pass  # httpx's own opinion, such as of a Location, which no auth flow gets to see
-    return auth._fresh and auth._fresh.token
+    cached = auth._credentials.cached_header()
+    return cached and cached.acquired.token
 
 
 def _token_with_scope(answer: Answer) -> Token:

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     days = figures.seconds / 86_400
     print(
         f"{figures.seeds} seeds, {days:.0f} simulated days, {figures.token_requests} token requests, {figures.steps} steps"
-    )  # noqa: T201
+    )
     for name, counted in (("calls", figures.calls), ("faults", figures.faults), ("invariants checked", figures.checks)):
         print(f"\n{name}:")  # noqa: T201
         for what, count in sorted(counted.items()):
