@@ -270,9 +270,8 @@ class SourceMachine(RuleBasedStateMachine):
             if caller not in self.callers:
                 continue
             is_due = caller.due <= now().monotonic
-            if (isinstance(caller.effect, Wait) and (is_due or caller.effect.waiter.is_woken)) or (
-                isinstance(caller.effect, Sleep) and is_due
-            ):
+            is_woken = isinstance(caller.effect, Wait) and caller.effect.waiter.is_woken
+            if is_woken or (is_due and isinstance(caller.effect, Wait | Sleep)):
                 self._remove(caller)
                 self._settle(caller.go())
             elif isinstance(caller.effect, SendTokenRequest) and is_due:

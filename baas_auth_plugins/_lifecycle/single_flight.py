@@ -112,12 +112,13 @@ class SingleFlight:
                     flight.waiters[caller] = None
             try:
                 yield from self._wait(flight, caller)
-            except BlockedError:  # a flight of its own
+            except BlockedError:
                 with lock():
-                    joined, flight = flight, Flight(caller, is_urgent=is_urgent)
-                    joined.waiters.pop(caller, None)
-                    if self._flight is joined:
-                        self._flight = flight
+                    if not flight.is_over and flight.leader is not caller:  # a flight of its own
+                        joined, flight = flight, Flight(caller, is_urgent=is_urgent)
+                        joined.waiters.pop(caller, None)
+                        if self._flight is joined:
+                            self._flight = flight
             with lock():
                 leads = flight.leader is caller
                 if leads:
