@@ -137,7 +137,7 @@ def subscribe(listener: Callable[[Event], object]) -> Callable[[], None]:
     """Call a function with each event of every auth object in this process.
 
     Args:
-        listener: called with one event. It must be a plain function: nobody would await a coroutine.
+        listener: called with one event. It must be a plain function: a coroutine would not be awaited.
 
     Returns:
         A function that ends the subscription.

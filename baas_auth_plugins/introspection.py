@@ -75,7 +75,7 @@ class IntrospectionMixin(OAuth2ClientCredentialsAuth):
         """Ask the gateway about a token (RFC 7662).
 
         Args:
-            token: which one; by default the cached one, minted if there is none.
+            token: which one; by default the cached one; requested if there is none.
             client: a `requests.Session`, `httpx.Client` or `httpx2.Client` to ask through; by default
                 the auth object's `session`, or one of the package's own.
 
@@ -89,7 +89,7 @@ class IntrospectionMixin(OAuth2ClientCredentialsAuth):
         return await self._arun(self._introspect, token, client)
 
     def revoke(self, token: Token | str | None = None, *, client: Any = None) -> Revocation:
-        """Revoke a token (RFC 7009), and with it, says Axia, all associated grants. The next call mints.
+        """Revoke a token (RFC 7009). Axia ends all associated grants with it. The next call requests a new token.
 
         A token that was revoked before, or that the gateway does not know, is no error.
 

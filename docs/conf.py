@@ -43,5 +43,5 @@ html_css_files = ["pictures.css"]
 html_show_sourcelink = False
 html_copy_source = False
 copybutton_exclude = ".linenos, .gp, .go"
-linkcheck_ignore = [r"http://127\.0\.0\.1.*", r"http://localhost.*", r"https://.*\.example.*"]
+linkcheck_ignore = [r"http://$", r"http://127\.0\.0\.1.*", r"http://localhost.*", r"https://.*\.example.*"]
 linkcheck_anchors = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import runpy
 from collections.abc import Iterator
@@ -136,6 +137,35 @@ def _benchmark_rows(one: Page) -> int:
 def test_needs_are_importable_names() -> None:
     """A page's needs are modules, so that a page is not skipped for a typing error."""
     assert all(name.isidentifier() for one in PAGES for name in one.needs)
+
+
+def test_the_figures_of_the_comparison_are_those_of_the_run() -> None:
+    """Each figure in the text of the comparison comes from benchmarks/results."""
+    results = json.loads((ROOT / "benchmarks" / "results" / "results.json").read_text(encoding="utf-8"))
+    tables = {table["name"]: {row["label"]: row["values"] for row in table["rows"]} for table in results["tables"]}
+    text = " ".join((DOCS / "explanation" / "comparison.md").read_text(encoding="utf-8").split())
+
+    def figure(table: str, label: str, column: str) -> float:
+        return tables[table][label][column]
+
+    ours, by_hand = "baas-auth-plugins", "by hand: snapshot, two clocks, origin check, 401 hook"
+    hook = {
+        label: f"{values['× static']:.1f} ×" for label, values in tables["hot-path-hook"].items() if values["× static"]
+    }
+    scale, delayed = "× one token request and the static run", "calls delayed per renewal"
+    for words in (
+        f"{figure('per-hour', 'five-minute buffer', '300 s'):,} token requests in an hour with one call a second,"
+        f" against {figure('per-hour', ours, '300 s')}",
+        f"{hook[by_hand]} in requests' hook, against {hook[ours]}",
+        f"delays all {figure('rollover', by_hand, delayed):.0f} threads at a renewal, against one",
+        f"made {figure('storm-threads', 'google-auth', 'token requests')} token requests,"
+        f" against {figure('storm-threads', ours, 'token requests')}",
+        f"{hook['msal']} and {figure('hot-path-flow', 'msal', '× static'):.1f} ×",
+        f"take {figure('stampede-tasks-10000', ours, scale):.1f} times as long",
+        f"takes {figure('imports-time', 'baas-auth-plugins, with httpx2', '× requests, httpx'):.1f} times",
+    ):
+        assert words in text
+    assert figure("rollover", ours, delayed) == 1
 
 
 PUBLIC = (

@@ -45,7 +45,7 @@ _NOT_PICKLED = ("credential_provider", "redis_connect_func")
 
 
 class RedisTokenCache:
-    """Keeps tokens in Redis, sealed, for all processes that know the client secret.
+    """Keeps tokens in Redis, encrypted, for all processes that know the client secret.
 
     Args:
         client: a `redis.Redis` or `redis.cluster.RedisCluster`. It is used as it is and never closed.

@@ -64,10 +64,10 @@ def sandbox_page() -> None:
         sandbox.inject(Fault("status", "token", status=503, times=2))
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(_ARGUMENTS))
         for scheme in ("light", "dark"):
-            shown = browser.new_page(color_scheme=scheme, viewport={"width": 1180, "height": 1330})
+            shown = browser.new_page(color_scheme=scheme, viewport={"width": 1180, "height": 900})
             shown.goto(sandbox.url)
             shown.wait_for_timeout(1000)
-            shown.screenshot(path=HERE / f"sandbox-{scheme}.png")
+            shown.screenshot(path=HERE / f"sandbox-{scheme}.png", full_page=True)
         browser.close()
 
 
