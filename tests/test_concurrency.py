@@ -385,7 +385,7 @@ def test_gateway_where_a_new_token_kills_the_previous_one(new_sandbox: Callable[
 def test_waiter_in_a_closed_event_loop_does_not_stop_the_others(sandbox: Sandbox) -> None:
     """A waiter whose event loop was closed is skipped when the leader hands over."""
     sandbox.inject(Fault("hang", delay=60))
-    auth = make(AxiaAuth, sandbox, timeout=30)
+    auth = make(AxiaAuth, sandbox, timeout=5)
     leading, closing = asyncio.new_event_loop(), asyncio.new_event_loop()
     leader = leading.create_task(auth.aget_token())
     leading.run_until_complete(arrived(sandbox, 1))

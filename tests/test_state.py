@@ -294,12 +294,13 @@ def test_voluntary_renewals_are_spaced(expires_in: float, spacing: float) -> Non
     assert renewed.renewal.remaining(NOW) == pytest.approx(spacing)
 
 
-def test_at_most_four_tokens_are_remembered_as_dropped() -> None:
-    """The record stays small: of the dropped tokens the last four count."""
+def test_the_last_32_tokens_are_remembered_as_dropped() -> None:
+    """The record stays small: of the dropped tokens the last 32 count."""
     found = EMPTY
-    for name in "abcdef":
+    names = [f"token-{number}" for number in range(40)]
+    for name in names:
         found = found.without_token(token_at(name, NOW))
-    assert found.dropped == tuple(digest(name) for name in "cdef")
+    assert found.dropped == tuple(digest(name) for name in names[-32:])
 
 
 def fail(found: TokenState, at: Instant, error: Any = OUTAGE, *, urgent: bool = True) -> TokenState:

@@ -21,7 +21,7 @@ AFTER_REFUSAL = (5.0, 10.0, 20.0, 40.0, 60.0)
 AFTER_REJECTION = (5.0, 10.0, 20.0, 40.0, 60.0)
 _REJECTIONS_FORGOTTEN = 60.0
 _FAILURES_FORGOTTEN = 60.0  # seconds after the pause
-_MOST_DROPPED = 4
+_MOST_DROPPED = 32
 _NEVER = Instant(float("-inf"), float("-inf"))
 
 
