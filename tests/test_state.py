@@ -288,12 +288,23 @@ def test_voluntary_renewals_are_spaced(expires_in: float, spacing: float) -> Non
     assert renewed.renewal.remaining(NOW) == pytest.approx(spacing)
 
 
-def test_at_most_four_tokens_are_remembered_as_dropped() -> None:
-    """The record stays small: of the dropped tokens the last four count."""
+def test_at_most_eight_tokens_are_remembered_as_dropped() -> None:
+    """The record stays small: of the dropped tokens the last eight count."""
     found = EMPTY
-    for name in "abcdef":
+    for name in "abcdefghij":
         found = found.without_token(token_at(name, NOW))
-    assert found.dropped == tuple(digest(name) for name in "cdef")
+    assert found.dropped == tuple(digest(name) for name in "cdefghij")
+
+
+@pytest.mark.parametrize("who", ["local", "shared"])
+def test_last_dropped_token_survives_a_merge(who: str) -> None:
+    """Of two full lists of dropped tokens, the token that only one process has dropped last stays, however often they merge."""
+    old = state(token=None, dropped=tuple(digest(name) for name in "abcdefgh"))
+    new = old.without_token(token_at("i", NOW))
+    local, shared = (new, old) if who == "local" else (old, new)
+    for _ in range(10):
+        local = merged(local, shared, NOW)
+    assert local.dropped[-1] == digest("i")
 
 
 def fail(found: TokenState, at: Instant, error: Any = OUTAGE, *, urgent: bool = True) -> TokenState:

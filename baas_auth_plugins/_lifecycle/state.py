@@ -23,7 +23,7 @@ AFTER_REFUSAL = (5.0, 10.0, 20.0, 40.0, 60.0)
 AFTER_REJECTION = (5.0, 10.0, 20.0, 40.0, 60.0)
 _REJECTIONS_FORGOTTEN = 60.0
 _FAILURES_FORGOTTEN = 60.0  # seconds after the pause
-_MOST_DROPPED = 4
+_MOST_DROPPED = 8
 _NEVER = Instant(float("-inf"), float("-inf"))
 
 
@@ -269,8 +269,12 @@ def _is_gone(token: Token | None, dropped: tuple[str, ...]) -> bool:
 
 
 def _both_dropped(local: TokenState, shared: TokenState) -> tuple[str, ...]:
-    ours = tuple(one for one in local.dropped if one not in shared.dropped)
-    return (*ours, *shared.dropped)[-_MOST_DROPPED:]
+    both = tuple(dict.fromkeys((*local.dropped, *shared.dropped)))
+    if len(both) <= _MOST_DROPPED:
+        return both
+    # What comes before a token that both know is old. Added again at each merge, it would push the last ones out.
+    known = [number for number, one in enumerate(shared.dropped, 1) if one in local.dropped]
+    return (*local.dropped, *shared.dropped[max(known, default=0) :])[-_MOST_DROPPED:]
 
 
 def _united(local: TokenState, shared: TokenState, now: Instant) -> TokenState:
