@@ -245,19 +245,19 @@ def merged(local: TokenState, shared: TokenState | None, now: Instant) -> TokenS
         winner = _united(local, shared, now)
     else:  # both tokens were issued while the cache was down
         dropped = _both_dropped(local, shared)
-        keep_local = not _is_gone(local.token, dropped)
-        shared_gone = _is_gone(shared.token, dropped)
-        winner = local if keep_local and shared_gone else shared
-        winner = replace(winner, dropped=dropped)
-        if shared_gone and not keep_local:
-            winner = replace(winner, token=None)
+        winner = local if _is_usable(local, dropped, now) and not _is_usable(shared, dropped, now) else shared
+        winner = replace(winner, dropped=dropped, token=None if _is_gone(winner.token, dropped) else winner.token)
     return replace(winner, lease=shared.lease)
 
 
 def _replaces(older: TokenState, newer: TokenState, now: Instant) -> bool:
-    """Return whether only the older state has a valid token, for callers of any leeway, which the newer one does not know."""
-    is_needed = newer.usable(None, math.inf, now) is None
-    return is_needed and older.usable(None, math.inf, now) is not None and not _is_gone(older.token, newer.dropped)
+    """Return whether only the older state has a valid token, which the newer one does not know."""
+    return not _is_usable(newer, (), now) and _is_usable(older, newer.dropped, now)
+
+
+def _is_usable(state: TokenState, dropped: tuple[str, ...], now: Instant) -> bool:
+    """Return whether a state has a token that is valid for callers of any leeway, and that was not dropped."""
+    return state.usable(None, math.inf, now) is not None and not _is_gone(state.token, dropped)
 
 
 def _same(one: Token | None, other: Token | None) -> bool:
