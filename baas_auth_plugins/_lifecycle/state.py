@@ -241,6 +241,8 @@ def merged(local: TokenState, shared: TokenState | None, now: Instant) -> TokenS
         winner = newer
         if _replaces(older, newer, now):
             winner = replace(older, generation=newer.generation, dropped=_both_dropped(older, newer))
+        elif not _is_usable(newer, (), now):  # no request has succeeded since: a Retry-After still counts
+            winner = replace(newer, blocked=_stronger(newer.blocked, older.blocked, now))
     elif _same(local.token, shared.token):
         winner = _united(local, shared, now)
     else:  # both tokens were issued while the cache was down
