@@ -303,6 +303,17 @@ def test_the_last_32_tokens_are_remembered_as_dropped() -> None:
     assert found.dropped == tuple(digest(name) for name in names[-32:])
 
 
+@pytest.mark.parametrize("who", ["local", "shared"])
+def test_last_dropped_token_survives_a_merge(who: str) -> None:
+    """Of two full lists of dropped tokens, the token that only one process has dropped last stays, however often they merge."""
+    old = state(token=None, dropped=tuple(digest(f"token-{number}") for number in range(32)))
+    new = old.without_token(token_at("i", NOW))
+    local, shared = (new, old) if who == "local" else (old, new)
+    for _ in range(10):
+        local = merged(local, shared, NOW)
+    assert local.dropped[-1] == digest("i")
+
+
 def fail(found: TokenState, at: Instant, error: Any = OUTAGE, *, urgent: bool = True) -> TokenState:
     return found.failed(error, is_refusal=error is REFUSAL, urgent=urgent, now=at)
 

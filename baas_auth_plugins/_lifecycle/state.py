@@ -240,23 +240,27 @@ def merged(local: TokenState, shared: TokenState | None, now: Instant) -> TokenS
         if _replaces(older, newer, now):
             without = replace(newer, token=None, verdict=Verdict.NONE)
             winner = _united(replace(older, generation=newer.generation), without, now)
+        elif not _is_usable(newer, (), now):  # no request has succeeded since: a Retry-After still counts
+            winner = replace(newer, blocked=_stronger(newer.blocked, older.blocked, now))
     elif _same(local.token, shared.token) or local.token is None or shared.token is None:
         winner = _united(local, shared, now)
     else:  # both tokens were issued while the cache was down
         dropped = _both_dropped(local, shared)
-        keep_local = not _is_gone(local.token, dropped)
-        shared_gone = _is_gone(shared.token, dropped)
-        winner = local if keep_local and shared_gone else shared
-        winner = replace(winner, dropped=dropped)
-        if shared_gone and not keep_local:
+        winner = local if _is_usable(local, dropped, now) and not _is_usable(shared, dropped, now) else shared
+        if _is_gone(winner.token, dropped):
             winner = replace(winner, token=None, verdict=Verdict.NONE)
+        winner = replace(winner, dropped=dropped)
     return replace(winner, lease=shared.lease)
 
 
 def _replaces(older: TokenState, newer: TokenState, now: Instant) -> bool:
-    """Return whether only the older state has a valid token, for callers of any leeway, which the newer one does not know."""
-    is_needed = newer.usable(None, math.inf, now) is None
-    return is_needed and older.usable(None, math.inf, now) is not None and not _is_gone(older.token, newer.dropped)
+    """Return whether only the older state has a valid token, which the newer one does not know."""
+    return not _is_usable(newer, (), now) and _is_usable(older, newer.dropped, now)
+
+
+def _is_usable(state: TokenState, dropped: tuple[str, ...], now: Instant) -> bool:
+    """Return whether a state has a token that is valid for callers of any leeway, and that was not dropped."""
+    return state.usable(None, math.inf, now) is not None and not _is_gone(state.token, dropped)
 
 
 def _same(one: Token | None, other: Token | None) -> bool:
@@ -268,8 +272,12 @@ def _is_gone(token: Token | None, dropped: tuple[str, ...]) -> bool:
 
 
 def _both_dropped(local: TokenState, shared: TokenState) -> tuple[str, ...]:
-    ours = tuple(one for one in local.dropped if one not in shared.dropped)
-    return (*ours, *shared.dropped)[-_MOST_DROPPED:]
+    both = tuple(dict.fromkeys((*local.dropped, *shared.dropped)))
+    if len(both) <= _MOST_DROPPED:
+        return both
+    # What comes before a token that both know is old. Added again at each merge, it would push the last ones out.
+    known = [number for number, one in enumerate(shared.dropped, 1) if one in local.dropped]
+    return (*local.dropped, *shared.dropped[max(known, default=0) :])[-_MOST_DROPPED:]
 
 
 def _united(local: TokenState, shared: TokenState, now: Instant) -> TokenState:

@@ -327,7 +327,11 @@ class Fleet(Referee):
         for other in self.active:
             if other is caller or not other.notes.get("in flight") or other.notes["key"] != key:
                 continue
-            late = other.notes.get("hung") or true - other.notes["sent true"] > party.client.timeout + 4.9
+            late = (
+                other.notes.get("hung")
+                or true < self._hung_until
+                or true - other.notes["sent true"] > party.client.timeout + 4.9
+            )
             if other.party.process is process:
                 self.check("one token request is in flight per key and process", late, other.name)
             elif self.is_calm(1.0):
@@ -398,6 +402,8 @@ class Fleet(Referee):
         for referee in (caller.party.process.referee, self):
             referee.answered.setdefault(key[0], deque(maxlen=200)).append(true)
         notes["dripped"] = notes.get("dripped") or true - notes["sent true"] > caller.party.client.timeout + 0.5
+        if notes["dripped"]:  # its lead was given to another caller meanwhile
+            self._hung_until = true + 60
         if notes["how"] not in ("send", "lost"):
             return
         if reply is None or reply.issued is None:
@@ -492,7 +498,7 @@ class Fleet(Referee):
         notes["healable"] = is_ours and not is_replay and last.is_replayable and notes.get("how") != "hook"
         if known is None:
             return
-        minted = notes.get("minted") == served
+        minted = notes.get("minted") == served and "redirected" not in notes  # else the replay gives no verdict
         if is_ours:
             self.rejected.add(served)
             if caller.has_hook and caller.kind == "httpx" and not is_replay:
