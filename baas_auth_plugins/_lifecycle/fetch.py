@@ -73,13 +73,17 @@ class SecretReader(Protocol):
 
 
 class _Budget:
-    """What one call may use: time and token requests. A listener that asks for a token uses its caller's."""
+    """What one call may use: time and token requests. A listener that asks for a token uses its caller's.
 
-    __slots__ = ("deadline", "requests")
+    A task that the listener starts inherits its context. What it does after the listener has returned is its own.
+    """
+
+    __slots__ = ("deadline", "is_of_listener", "requests")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.requests = _MOST_REQUESTS
+        self.is_of_listener = False
 
 
 _budget_of_listener: ContextVar[_Budget | None] = ContextVar("baas_auth_budget", default=None)
@@ -131,7 +135,8 @@ class Call:
         self.reads_secret = reads_secret
         self.rejected = rejected
         deadline = now().monotonic + client.max_wait
-        self.budget = _budget_of_listener.get() or _Budget(deadline)
+        callers = _budget_of_listener.get()
+        self.budget = callers if callers is not None and callers.is_of_listener else _Budget(deadline)
         self.deadline = min(deadline, self.budget.deadline)
         self.key = ""  # of the source that it asks
         self.requests = 0
@@ -153,11 +158,13 @@ class Call:
     def flush(self) -> None:
         """Call the listeners, now that no caller waits for this one."""
         events, self._events = self._events, []
-        before = _budget_of_listener.set(self.budget)
+        before, is_nested = _budget_of_listener.set(self.budget), self.budget.is_of_listener
+        self.budget.is_of_listener = True
         try:
             for kind, fields in events:
                 emit(self.on_event, kind, fields)
         finally:
+            self.budget.is_of_listener = is_nested
             _budget_of_listener.reset(before)
 
 
