@@ -51,6 +51,7 @@ RETRIED = (None, 429, 500, 502, 503, 504)  # None: no answer came
 RETRIES = 3
 _MOST_REQUESTS = 6
 _SHORTEST_TIMEOUT = 0.5  # seconds for a request that is due at the very end of the caller's `max_wait`
+_SHORTEST_RENEWAL = 0.05  # seconds for one that is due when reading the secret has taken almost all of `timeout`
 
 
 class SecretReader(Protocol):
@@ -199,11 +200,11 @@ class Attempt:
         job = self._job
         return job is not None and job.is_running and not job.is_abandoned and now().monotonic < self._until
 
-    def answer(self, deadline: float) -> Flow[TokenResponse]:
+    def answer(self, seconds: float) -> Flow[TokenResponse]:
         """Send it, or wait for the answer if it is under way."""
         if self._job is None:
             return (yield from SendTokenRequest(self.request))
-        return (yield from _answer(self._job, min(self._until, deadline) - now().monotonic))
+        return (yield from _answer(self._job, min(self._until - now().monotonic, seconds)))
 
 
 class Sending:
@@ -266,6 +267,12 @@ class Work:
         self.retries = retries
         self.sending = sending or Sending()
         self.waited = 0.0
+
+    @property
+    def remaining(self) -> float:
+        """The seconds that the next token request may take."""
+        shortest = _SHORTEST_TIMEOUT if self.is_urgent else _SHORTEST_RENEWAL
+        return max(self.deadline - now().monotonic, shortest)
 
     def hold(self, seconds: float) -> None:
         """Extend the lead in this process."""
@@ -337,7 +344,7 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
         attempt = sending.attempt = yield from _new_attempt(work, coordinator, limiter)
     work.hold(client.timeout)
     try:
-        response = yield from attempt.answer(max(work.deadline, now().monotonic + _SHORTEST_TIMEOUT))
+        response = yield from attempt.answer(work.remaining)
     except NetworkError as failure:
         raise unreachable(client, failure) from failure.__cause__
     except InvalidTokenResponseError as problem:
@@ -372,8 +379,7 @@ def _new_attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> 
     call.requests += 1
     call.budget.requests -= 1
     sent = now()
-    left = max(work.deadline - sent.monotonic, _SHORTEST_TIMEOUT)
-    request = request._replace(timeout=min(request.timeout, left))
+    request = request._replace(timeout=min(request.timeout, work.remaining))
 
     def read(response: TokenResponse) -> Token:
         try:
