@@ -15,9 +15,9 @@ from ._http.flow import AuthParts
 from ._http.httpx import HttpxAuth
 from ._http.requests import RequestsAuth
 from ._http.session_sender import SessionSender
+from ._lifecycle.call import Call
 from ._lifecycle.coordinator import Coordinator, LocalCoordinator, LocalState
-from ._lifecycle.credentials import ClientCredentials
-from ._lifecycle.fetch import Call
+from ._lifecycle.credentials import ClientCredentials, Secret
 from ._lifecycle.rate_limit import RateLimiter
 from ._lifecycle.source import TokenSource
 from ._oauth import parameters
@@ -113,10 +113,12 @@ class OAuth2ClientCredentialsAuth(RequestsAuth, HttpxAuth):
         provider = _provider_of(type(self))
         origin_text, origin = parameters.base_url(provider, environment, base_url)
         api_origins = () if base_url is not None else provider.api_origins.get(environment, ())
-        further = parameters.origins("allowed_origins", allowed_origins) + parameters.origins(
-            "api_origins", api_origins
-        )
-        _check(session, cache, on_event, background_renewal=background_renewal)
+        further = [
+            *parameters.origins("allowed_origins", allowed_origins),
+            *parameters.origins("api_origins", api_origins),
+        ]
+        self._cache = _PROCESS_CACHE if cache is None else cache
+        _check(provider, session, self._cache, on_event, background_renewal=background_renewal)
         client = OAuthClient(
             provider=provider,
             client_id=parameters.client_id(provider, client_id),
@@ -127,28 +129,10 @@ class OAuth2ClientCredentialsAuth(RequestsAuth, HttpxAuth):
             max_wait=parameters.seconds("max_wait", max_wait),
             headers=parameters.headers(headers),
         )
-        if callable(client_secret):
-            if parameters.is_async(client_secret):
-                raise ConfigurationError(
-                    "client_secret must be a plain function, not a coroutine function: it is called in a thread"
-                )
-            secret: str | Callable[[], str] = client_secret
-        else:
-            secret = parameters.client_secret(provider, client_secret)
-        self._cache = _PROCESS_CACHE if cache is None else cache
-        if provider.token_endpoint_auth_method == "none" and getattr(self._cache, "blocking", True):
-            raise ConfigurationError(
-                f"cache: {provider.name} has no client secret, so nothing could encrypt a token in a shared cache"
-            )
+        secret, find_source = _checked_secret(provider, client_secret), _source_finder(client, self._cache)
         self._sender = SessionSender(session)
-        self._credentials = ClientCredentials(
-            client,
-            secret,
-            _source_finder(client, self._cache),
-            self._sender,
-            on_event,
-            run if background_renewal else None,
-        )
+        renew = run if background_renewal else None
+        self._credentials = ClientCredentials(client, secret, find_source, self._sender, on_event, renew)
         self._origins = AllowedOrigins(provider.name, origin, further)
         self._parts = AuthParts(self._credentials, self._origins)
 
@@ -171,7 +155,9 @@ class OAuth2ClientCredentialsAuth(RequestsAuth, HttpxAuth):
         names = ("client_id", "client_secret", "scope", "environment", "base_url")
         found = {name: os.environ.get(f"{prefix}_{name.upper()}") for name in names}
         arguments: dict[str, Any] = {name: value for name, value in found.items() if value} | dict(overrides)
-        needed = names[:1] if provider.token_endpoint_auth_method == "none" else names[:2]
+        needed = ["client_id"]
+        needed += [] if provider.token_endpoint_auth_method == "none" else ["client_secret"]
+        needed += [] if provider.environments else ["base_url"]
         missing = [f"{prefix}_{name.upper()}" for name in needed if name not in arguments]
         if missing:
             raise ConfigurationError(f"missing environment variables: {', '.join(missing)}")
@@ -264,16 +250,29 @@ def _provider_of(cls: type) -> Provider:
     return provider
 
 
-def _check(session: object, cache: object, on_event: object, *, background_renewal: object) -> None:
+def _check(provider: Provider, session: object, cache: object, on_event: object, *, background_renewal: object) -> None:
     if session is not None and not hasattr(session, "get_adapter"):
         raise ConfigurationError(f"session must be a requests.Session, not {type(session).__name__}")
-    has_methods = all(callable(getattr(cache, method, None)) for method in ("get", "swap"))
-    if cache is not None and (isinstance(cache, type) or not has_methods):
+    if isinstance(cache, type) or not all(callable(getattr(cache, method, None)) for method in ("get", "swap")):
         raise ConfigurationError("cache must be a TokenCache, with get and swap")
+    if provider.token_endpoint_auth_method == "none" and getattr(cache, "blocking", True):
+        raise ConfigurationError(
+            f"cache: {provider.name} has no client secret, so nothing could encrypt a token in a shared cache"
+        )
     if on_event is not None and (not callable(on_event) or parameters.is_async(on_event)):
         raise ConfigurationError("on_event must be a plain function that takes one event")
     if not isinstance(background_renewal, bool):
         raise ConfigurationError(f"background_renewal must be True or False, not {background_renewal!r}")
+
+
+def _checked_secret(provider: Provider, client_secret: object) -> Secret:
+    if not callable(client_secret):
+        return parameters.client_secret(provider, client_secret)
+    if parameters.is_async(client_secret):
+        raise ConfigurationError(
+            "client_secret must be a plain function, not a coroutine function: it is called in a thread"
+        )
+    return client_secret
 
 
 def _source_finder(client: OAuthClient, cache: TokenCache) -> Callable[[str], TokenSource]:
@@ -287,7 +286,7 @@ def _source_finder(client: OAuthClient, cache: TokenCache) -> Callable[[str], To
 
     def make(secret: str, key: str) -> TokenSource:
         limiter = _process.shared(RateLimiter, limits, lambda: RateLimiter(client.provider.token_rate_limit))
-        if isinstance(cache, MemoryTokenCache):
+        if isinstance(cache, MemoryTokenCache) and not cache.blocking:
             local = LocalState(cache, key)
             coordinator: Coordinator = LocalCoordinator(local, limiter)
         else:

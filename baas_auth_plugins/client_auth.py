@@ -86,7 +86,8 @@ class SignedAssertion:
 
     def __post_init__(self) -> None:
         if self.alg not in _ALGORITHMS[self.method]:
-            raise ConfigurationError(f"{self.method}: alg must be one of {', '.join(_ALGORITHMS[self.method])}")
+            known = ", ".join(_ALGORITHMS[self.method])
+            raise ConfigurationError(f"{self.method}: alg must be one of {known}, not {self.alg!r}")
 
     def __call__(self, client: ClientAuth, method: str, uri: str, headers: Headers, body: str) -> Prepared:
         """Add ``client_assertion_type`` and ``client_assertion`` to the body; the audience is the token endpoint.

@@ -4,6 +4,9 @@ A token appears as `token_digest`, the first 8 hex digits of its SHA-256. Durati
 
 Listeners run in the thread where the event happens; in async code that is the event loop's thread, so they must not
 block. They run after the callers that wait for the token were woken. What a listener raises is logged.
+
+The logger ``baas_auth_plugins`` says the same in words: at WARNING what failed, at INFO 401s and waits, at DEBUG why each
+token request happens. The sandbox has a logger of its own, ``baas_auth_plugins.sandbox``.
 """
 
 from __future__ import annotations
@@ -134,7 +137,7 @@ def subscribe(listener: Callable[[Event], object]) -> Callable[[], None]:
     """Call a function with each event of every auth object in this process.
 
     Args:
-        listener: called with one event. It must be a plain function: nobody would await a coroutine.
+        listener: called with one event. It must be a plain function: a coroutine would not be awaited.
 
     Returns:
         A function that ends the subscription.

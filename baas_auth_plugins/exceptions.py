@@ -106,7 +106,8 @@ class TokenEndpointError(BaaSAuthError, _ClientError):
     # Another attempt would fail, too, as for a certificate that TLS refuses.
     _is_final = False
     # Read-only: httpx would set `request` to the request that holds the credentials.
-    request = response = property(lambda _self: None, lambda _self, _value: None)
+    request: Any = property(lambda _self: None, lambda _self, _value: None)
+    response: Any = request
 
     def __init__(
         self,

@@ -7,17 +7,22 @@ the entry points in ``httpie.plugins.auth.v1``. Only HTTPie imports this module.
 from __future__ import annotations
 
 import sys
-from typing import Any, ClassVar
-
-from httpie.plugins import AuthPlugin
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import AvistaAuth, AxiaAuth, BS2Auth, NTXPayAuth, OAuth2ClientCredentialsAuth
 from .exceptions import ConfigurationError
 
+if TYPE_CHECKING:  # HTTPie has no types
+
+    class AuthPlugin:
+        """The base of HTTPie's auth plugins."""
+else:
+    from httpie.plugins import AuthPlugin
+
 __all__ = ["AvistaPlugin", "AxiaPlugin", "BS2Plugin", "NTXPayPlugin"]
 
 
-class _Plugin(AuthPlugin):  # type: ignore[misc]  # HTTPie has no types
+class _Plugin(AuthPlugin):
     """What the plugins have in common."""
 
     auth_require = False
@@ -47,7 +52,7 @@ class AxiaPlugin(_Plugin):
     name = "Axia BaaS (OAuth 2.0 client credentials)"
     auth_type = "axia"
     description = "BAAS_CLIENT_ID and BAAS_CLIENT_SECRET, or -a id:secret"
-    auth_class = AxiaAuth
+    auth_class: ClassVar[type[OAuth2ClientCredentialsAuth]] = AxiaAuth
 
 
 class NTXPayPlugin(_Plugin):
@@ -56,7 +61,7 @@ class NTXPayPlugin(_Plugin):
     name = "NTX Pay (OAuth 2.0 client credentials)"
     auth_type = "ntxpay"
     description = "NTXPAY_CLIENT_ID and NTXPAY_CLIENT_SECRET, or -a id:secret"
-    auth_class = NTXPayAuth
+    auth_class: ClassVar[type[OAuth2ClientCredentialsAuth]] = NTXPayAuth
 
 
 class AvistaPlugin(_Plugin):
@@ -65,7 +70,7 @@ class AvistaPlugin(_Plugin):
     name = "Avista (OAuth 2.0 client credentials)"
     auth_type = "avista"
     description = "AVISTA_CLIENT_ID and AVISTA_CLIENT_SECRET, or -a id:secret"
-    auth_class = AvistaAuth
+    auth_class: ClassVar[type[OAuth2ClientCredentialsAuth]] = AvistaAuth
 
 
 class BS2Plugin(_Plugin):
@@ -74,4 +79,4 @@ class BS2Plugin(_Plugin):
     name = "BS2 Pix Direto (OAuth 2.0 client credentials)"
     auth_type = "bs2"
     description = "BS2_CLIENT_ID, BS2_CLIENT_SECRET and BS2_SCOPE, or -a id:secret and BS2_SCOPE"
-    auth_class = BS2Auth
+    auth_class: ClassVar[type[OAuth2ClientCredentialsAuth]] = BS2Auth

@@ -17,8 +17,8 @@ from ._http.drivers import arun, run
 from ._http.httpx_messages import aclient_sender, client_sender
 from ._http.log_redaction import redacted_logs
 from ._http.session_sender import SessionSender
+from ._lifecycle.call import Call, Sender
 from ._lifecycle.effects import Flow
-from ._lifecycle.fetch import Call, Sender
 from ._oauth.messages import TokenRequest, TokenResponse
 from ._oauth.responses import read_json, redact
 from ._oauth.token import Token, now
@@ -75,7 +75,7 @@ class IntrospectionMixin(OAuth2ClientCredentialsAuth):
         """Ask the gateway about a token (RFC 7662).
 
         Args:
-            token: which one; by default the cached one, minted if there is none.
+            token: which one; by default the cached one; requested if there is none.
             client: a `requests.Session`, `httpx.Client` or `httpx2.Client` to ask through; by default
                 the auth object's `session`, or one of the package's own.
 
@@ -89,7 +89,7 @@ class IntrospectionMixin(OAuth2ClientCredentialsAuth):
         return await self._arun(self._introspect, token, client)
 
     def revoke(self, token: Token | str | None = None, *, client: Any = None) -> Revocation:
-        """Revoke a token (RFC 7009), and with it, says Axia, all associated grants. The next call mints.
+        """Revoke a token (RFC 7009). Axia ends all associated grants with it. The next call requests a new token.
 
         A token that was revoked before, or that the gateway does not know, is no error.
 

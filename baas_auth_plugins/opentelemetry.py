@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from opentelemetry import metrics
+try:
+    from opentelemetry import metrics
+except ImportError as _missing:
+    raise ImportError("the metrics need opentelemetry-api: pip install 'baas-auth-plugins[otel]'") from _missing
 
 from . import events
 

@@ -80,8 +80,10 @@ def stub_token(
     origin, _ = checked_base_url(provider, environment, base_url)
     register = _TOOLS.get(_tool_of(mock))
     if register is None:
-        kind = type(mock).__name__
-        raise ConfigurationError(f"mock: {kind} is not of responses, respx, pytest-httpx or requests-mock")
+        raise ConfigurationError(
+            "mock must come from responses, respx, pytest-httpx or requests-mock, such as the fixture httpx_mock;"
+            f" not {type(mock).__name__}"
+        )
     stub = TokenStub(origin + provider.token_endpoint)
 
     def answer(body: bytes) -> _Answer:

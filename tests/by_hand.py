@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from baas_auth_plugins._oauth.client import OAuthClient
 from baas_auth_plugins._oauth.messages import TokenResponse
 from baas_auth_plugins._oauth.token import Instant, Token, now
 
-__all__ = ["CLIENT", "Steps", "answer", "client_of", "faked_clock", "issued", "run_dry", "token_at"]
+__all__ = ["CLIENT", "Steps", "answer", "client_of", "faked_clock", "issued", "joined_threads", "run_dry", "token_at"]
 
 
 def client_of(auth_class: Any = BS2Auth, **changes: Any) -> OAuthClient:
@@ -44,6 +45,16 @@ def faked_clock() -> Iterator[FakeClock]:
     clock = FakeClock()
     with patch.object(time, "time", lambda: clock.wall), patch.object(time, "monotonic", lambda: clock.monotonic):
         yield clock
+
+
+@contextmanager
+def joined_threads() -> Iterator[None]:
+    """Wait at the end for the daemon threads that the package started meanwhile."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def token_at(name: str, at: Instant | None = None, expires_in: float = 300.0) -> Token:

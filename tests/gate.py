@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from contextlib import suppress
@@ -28,7 +29,7 @@ class Gate:
         self._is_shut = False
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.held = threading.Event()
-        """Set when a request is held."""
+        """Set when a request has arrived as a whole and is held."""
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def shut(self) -> None:
@@ -61,6 +62,7 @@ class Gate:
             threading.Thread(target=_answer, args=(server, client), daemon=True).start()
             while data := client.recv(65_536):
                 if data.startswith(b"POST") and self._is_to_be_held():
+                    data = _whole(data, client)
                     self.held.set()
                     self._open.wait(_LONGEST)
                 server.sendall(data)
@@ -69,6 +71,17 @@ class Gate:
         with self._lock:
             shut, self._is_shut = self._is_shut, False
         return shut
+
+
+def _whole(data: bytes, client: socket.socket) -> bytes:
+    """Return a request with the rest of its body, which may come later than its headers."""
+    while b"\r\n\r\n" not in data and (more := client.recv(65_536)):
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    while length is not None and len(body) < int(length[1]) and (more := client.recv(65_536)):
+        body += more
+    return head + b"\r\n\r\n" + body
 
 
 def _answer(server: socket.socket, client: socket.socket) -> None:

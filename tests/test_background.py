@@ -60,7 +60,7 @@ def test_no_caller_waits_for_a_renewal(client: Client, age: float, sandbox: Sand
 
 
 def test_renewal_in_the_background_starts_no_brake(sandbox: Sandbox, clock: FakeClock) -> None:
-    """What is renewed within a minute of a rejection, and then revoked, is replaced at once: it was accepted until then."""
+    """A token that was renewed within a minute of a 401, and is revoked later, is replaced at once."""
     news = Recorder()
     auth, url = make(AxiaAuth, sandbox, background_renewal=True, on_event=news), api_url(AxiaAuth, sandbox)
     sandbox.expires_in = 40
@@ -77,7 +77,7 @@ def test_renewal_in_the_background_starts_no_brake(sandbox: Sandbox, clock: Fake
 
 
 def test_no_caller_sees_a_renewal_fail(client: Client, sandbox: Sandbox, clock: FakeClock) -> None:
-    """A network error of the renewal, which httpx could not keep from a caller, reaches nobody."""
+    """A network error of the renewal reaches no caller, with httpx neither."""
     news = Recorder()
     auth, url = make(AxiaAuth, sandbox, background_renewal=True, on_event=news), api_url(AxiaAuth, sandbox)
     auth.get_token()
@@ -94,7 +94,7 @@ def test_no_caller_sees_a_renewal_fail(client: Client, sandbox: Sandbox, clock: 
 
 
 def test_dead_token_is_renewed_inline(auth_class: Auth, sandbox: Sandbox, clock: FakeClock) -> None:
-    """Without a live token there is nothing to serve meanwhile: the caller mints, as without the option."""
+    """Without a valid token, the caller waits for a token request, as without the option."""
     auth = make(auth_class, sandbox, background_renewal=True)
     old = auth.get_token()
     clock.advance(old.expires_in)

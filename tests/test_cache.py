@@ -321,13 +321,13 @@ class Hiccup(SharedMemory):
         return self.store.swap(key, old, new, ttl)
 
 
-def test_hiccup_is_no_reason_to_renew_alone(clock: FakeClock, sandbox: Sandbox) -> None:
-    """While a token lives, a cache that failed once is given its pause: others may have renewed the token by then."""
+def test_short_outage_is_no_reason_to_renew_alone(clock: FakeClock, sandbox: Sandbox) -> None:
+    """With a valid token, a cache that failed twice in a row is given its pause: others may have renewed by then."""
     cache = Hiccup(MemoryTokenCache())
     auth = make(AxiaAuth, sandbox, cache=cache)
     old = auth.get_token()
     clock.advance(3310)
-    cache.failing = 1
+    cache.failing = 2
     for _ in range(4):
         assert auth.get_token() is old
         clock.advance(1)

@@ -139,7 +139,7 @@ def test_one_object_in_many_event_loops_one_after_the_other(sandbox: Sandbox) ->
 @MODULES
 @BACKENDS
 def test_cancelled_leader_hands_over(module: ModuleType, backend: str, sandbox: Sandbox) -> None:
-    """A leader that is cancelled while the gateway hangs costs the others nothing: one of them goes on at once."""
+    """When a leader is cancelled while the gateway hangs, a waiter leads at once, and no other call fails."""
     sandbox.inject(Fault("hang", delay=60))
     auth, url = make(AxiaAuth, sandbox, timeout=100), api_url(AxiaAuth, sandbox)
 
@@ -205,7 +205,7 @@ def test_a_token_request_outlives_the_leader_that_was_cancelled(backend: str, sa
 
 
 def test_wait_for_of_the_impatient_costs_the_patient_nothing(sandbox: Sandbox) -> None:
-    """Any number of `asyncio.wait_for` that give up, one leader after the other, leave the patient their token."""
+    """Leaders that give up one after the other, with `asyncio.wait_for`, do not make a patient caller fail."""
     sandbox.inject(Fault("hang", delay=60, times=3))
     auth = make(AxiaAuth, sandbox, timeout=1)
 
@@ -242,7 +242,7 @@ def test_two_lost_connections_end_a_flight(module: ModuleType, backend: str, san
 
 @MODULES
 def test_lost_connections_of_tasks_that_were_cancelled_before(module: ModuleType, sandbox: Sandbox) -> None:
-    """A task that was cancelled, and cleans up with a call, sees a connection lost as any other: two end a flight."""
+    """A cancelled task that cleans up with a call gets network errors as any other: two of them end a flight."""
     sandbox.inject(Fault("drop", times=-1))
     auth, url = make(AxiaAuth, sandbox), api_url(AxiaAuth, sandbox)
 
@@ -279,7 +279,7 @@ def test_dead_endpoint_fails_everyone_together(sandbox: Sandbox) -> None:
 
 
 def test_thread_whose_call_raises_hands_over(sandbox: Sandbox) -> None:
-    """A leader whose own session raises something unheard of does not take the waiters down."""
+    """When a leader's own session raises an unknown exception, the waiters do not fail."""
     entered, leave = threading.Event(), threading.Event()
 
     class Broken(HTTPAdapter):
@@ -318,7 +318,7 @@ def test_nobody_waits_past_max_wait(sandbox: Sandbox) -> None:
 def test_rejected_crowd_larger_than_the_pool_of_httpx(
     module: ModuleType, callers: int, connections: int, sandbox: Sandbox
 ) -> None:
-    """More rejected calls than the pool has connections: one mint, no PoolTimeout, no deadlock."""
+    """More rejected calls than the pool has connections: one token request, no PoolTimeout, no deadlock."""
     auth, url = make(AxiaAuth, sandbox), api_url(AxiaAuth, sandbox)
     auth.get_token()
     sandbox.revoke_all()
@@ -337,7 +337,7 @@ def test_rejected_crowd_larger_than_the_pool_of_httpx(
 
 
 def test_rejected_crowd_larger_than_the_pool_of_requests(sandbox: Sandbox) -> None:
-    """20 rejected threads on a blocking pool of one connection: one mint and no deadlock."""
+    """20 rejected threads on a blocking pool of one connection: one token request and no deadlock."""
     auth, url = make(AxiaAuth, sandbox), api_url(AxiaAuth, sandbox)
     auth.get_token()
     sandbox.revoke_all()
@@ -369,7 +369,7 @@ def test_1_000_simultaneous_rejections(backend: str, sandbox: Sandbox) -> None:
 
 
 def test_gateway_where_a_new_token_kills_the_previous_one(new_sandbox: Callable[..., Sandbox]) -> None:
-    """On BS2, 20 threads calling across renewals all succeed, and mints stay at one to a renewal."""
+    """On BS2, 20 threads that call across renewals all succeed, with one token request for each renewal."""
     sandbox = new_sandbox(single_active_token=True)
     auth, url = make(BS2Auth, sandbox), api_url(BS2Auth, sandbox)
     rounds = 4
@@ -383,7 +383,7 @@ def test_gateway_where_a_new_token_kills_the_previous_one(new_sandbox: Callable[
 
 
 def test_waiter_in_a_closed_event_loop_does_not_stop_the_others(sandbox: Sandbox) -> None:
-    """A waiter whose event loop was closed under it is passed over when the lead is handed on."""
+    """A waiter whose event loop was closed is skipped when the leader hands over."""
     sandbox.inject(Fault("hang", delay=60))
     auth = make(AxiaAuth, sandbox, timeout=30)
     leading, closing = asyncio.new_event_loop(), asyncio.new_event_loop()

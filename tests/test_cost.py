@@ -1,4 +1,4 @@
-"""What a request costs, counted rather than timed: locks, log records, URLs parsed, modules imported, objects left behind."""
+"""What a call costs, counted rather than timed: locks, threads, log records, cache operations, imports, objects left."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ import queue
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import requests
-from baas_auth_plugins._registry import Registry
-from conftest import SECRET, Auth, Client, FakeClock, api_url, make
+from conftest import CLIENTS, SECRET, Auth, Client, FakeClock, api_url, make
+from processes import Dict, Faulty
 
-from baas_auth_plugins import AxiaAuth, BS2Auth, MemoryTokenCache, OAuth2ClientCredentialsAuth, _fork, _origin
+from baas_auth_plugins import AxiaAuth, BS2Auth, MemoryTokenCache, OAuth2ClientCredentialsAuth, _process
+from baas_auth_plugins._lifecycle.effects import Job
+from baas_auth_plugins._lifecycle.source import TokenSource
+from baas_auth_plugins._oauth import origins
 from baas_auth_plugins.sandbox import Fault, Sandbox
 
 
@@ -35,31 +40,76 @@ class CountingLock:
         self._lock.release()
 
 
-def test_fresh_token_costs_nothing_but_two_clocks(client: Client, auth_class: Auth, sandbox: Sandbox) -> None:
-    """With a fresh token a call takes no lock, logs nothing, parses no URL and asks no cache."""
-    auth, url = make(auth_class, sandbox), api_url(auth_class, sandbox)
+@pytest.mark.parametrize("shares", [False, True], ids=["in memory", "in a shared cache"])
+def test_cached_call_costs_nothing_but_two_clocks(
+    shares: bool, client: Client, auth_class: Auth, sandbox: Sandbox
+) -> None:
+    """With a fresh token a call takes no lock, starts no thread, logs nothing, emits nothing and reads no cache."""
+    cache = Faulty(Dict(time.monotonic)) if shares else MemoryTokenCache()
+    events: list[Any] = []
+    auth, url = make(auth_class, sandbox, cache=cache, on_event=events.append), api_url(auth_class, sandbox)
     lock = CountingLock()
     with client.open(auth) as send:
         for _ in range(2):
             assert send("GET", url).status == 200
+        events.clear()
         package = logging.getLogger("baas_auth_plugins")
         with (
-            patch.object(_fork, "_lock", lock),
-            patch.object(_origin, "urlsplit", side_effect=AssertionError("a URL is parsed")),
+            patch.object(_process, "_lock", lock),
+            patch.object(origins, "urlsplit", side_effect=AssertionError("a URL is parsed")),
             patch.object(package, "isEnabledFor", side_effect=AssertionError("something is logged")),
-            patch.object(MemoryTokenCache, "get", side_effect=AssertionError("the cache is asked")),
+            patch.object(type(cache), "get", side_effect=AssertionError("the cache is read")),
+            patch.object(type(cache), "swap", side_effect=AssertionError("the cache is written")),
+            patch.object(Job, "join", side_effect=AssertionError("a thread is started")),
+            patch.object(TokenSource, "acquire", side_effect=AssertionError("the source is asked")),
         ):
             assert send("GET", url).status == 200
     assert lock.taken == 0
+    assert events == []
     assert sandbox.count("token") == 1
 
 
-def test_the_lock_is_counted(sandbox: Sandbox) -> None:
-    """The count is not blind: a mint takes the lock."""
+def test_lock_is_counted(sandbox: Sandbox) -> None:
+    """The count is not blind: a token request takes the lock."""
     lock = CountingLock()
-    with patch.object(_fork, "_lock", lock):
+    with patch.object(_process, "_lock", lock):
         make(AxiaAuth, sandbox).get_token()
     assert lock.taken > 0
+
+
+def test_cached_httpx_call_allocates_no_flow(sandbox: Sandbox) -> None:
+    """A cached call of httpx is one generator of its own: no flow, no stepper, no request object of ours is made."""
+    from baas_auth_plugins._http import flow, httpx
+    from baas_auth_plugins._lifecycle.effects import Stepper
+
+    auth = make(AxiaAuth, sandbox)
+    auth.get_token()
+    url = api_url(AxiaAuth, sandbox)
+    with CLIENTS[1].open(auth) as send:
+        send("GET", url)
+        with (
+            patch.object(Stepper, "__init__", side_effect=AssertionError("a flow is stepped")),
+            patch.object(flow, "authenticate", side_effect=AssertionError("a flow is made")),
+            patch.object(httpx, "HttpxRequest", side_effect=AssertionError("a request is wrapped")),
+        ):
+            assert send("GET", url).status == 200
+
+
+def test_cached_calls_leave_nothing_behind(sandbox: Sandbox) -> None:
+    """A thousand cached headers make no object of the package that stays."""
+    auth, url = make(AxiaAuth, sandbox), api_url(AxiaAuth, sandbox)
+    auth(requests.Request("GET", url).prepare())
+    gc.collect()
+    before = _objects_of_the_package()
+    for _ in range(1000):
+        auth(requests.Request("GET", url).prepare())
+    gc.collect()
+    assert _objects_of_the_package() <= before
+
+
+def _objects_of_the_package() -> int:
+    rooms = ("baas_auth_plugins._", "baas_auth_plugins.auth")  # sandboxes of earlier tests may still be closing
+    return sum(str(type(thing).__module__).startswith(rooms) for thing in gc.get_objects())
 
 
 @pytest.mark.parametrize("life", [3600, 420, 300])
@@ -106,8 +156,8 @@ def test_nothing_is_imported_before_it_is_used() -> None:
     """Importing the package imports no sandbox, CLI, Redis, event loop, and nothing of what only a mint or a fleet needs."""
     found = imported("import requests, httpx, baas_auth_plugins")
     package = {name for name in found if name.startswith("baas_auth_plugins.")}
-    for part in ("sandbox", "cli", "_demo", "events", "_seal", "cache.redis"):
-        assert not {name for name in package if name.startswith(f"baas_auth_plugins.{part}")}, part
+    for part in ("sandbox", "cli", "events", "_fleet", "cache.redis", "opentelemetry", "testing"):
+        assert not {name for name in package if f"{name}.".startswith(f"baas_auth_plugins.{part}.")}, part
     added = found - imported("import requests, httpx, httpx2")
     for name in ("asyncio", "authlib", "trio", "redis", "opentelemetry", "cryptography.hazmat.primitives.ciphers"):
         assert name not in added, name
@@ -127,15 +177,41 @@ def test_unknown_name_is_an_attribute_error() -> None:
         baas_auth_plugins.TokenStolen  # noqa: B018
 
 
-def test_what_is_in_use_is_shared_however_many_there_are() -> None:
-    """What is recent is kept; what is not any more is still one and the same for all who use it, and gone after that."""
-    registry: Registry[CountingLock] = Registry(kept=2)
-    used = registry.get(0, CountingLock)
-    for key in (1, 2, 3):
-        registry.get(key, CountingLock).taken = key
-    assert [registry.get(key, CountingLock).taken for key in (2, 3)] == [2, 3]
-    assert registry.get(0, CountingLock) is used
-    assert registry.get(1, CountingLock).taken == 0
+class Counter:
+    """An object that a process shares."""
+
+    def __init__(self) -> None:
+        self.resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+def test_shared_objects_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last ones of an owner stay, in order of their use; the others go, and so do all with their owner."""
+    monkeypatch.setattr(_process, "_MOST_SHARED", 2)
+    owner, other = MemoryTokenCache(), MemoryTokenCache()
+    first = _process.shared(owner, "a", Counter)
+    second = _process.shared(owner, "b", Counter)
+    assert _process.shared(owner, "a", Counter) is first
+    _process.shared(owner, "c", Counter)
+    assert _process.shared(owner, "a", Counter) is first
+    assert _process.shared(owner, "b", Counter) is not second
+    assert _process.shared(other, "a", Counter) is not first
+    gone, key = weakref.ref(first), id(owner)
+    del first, owner
+    gc.collect()
+    assert gone() is None
+    assert key not in _process._by_owner
+
+
+def test_reset_reaches_shared_objects() -> None:
+    """`testing.reset` empties each object that the process shares, once."""
+    owner = MemoryTokenCache()
+    counter = _process.shared(owner, "a", Counter)
+    _process.reset()
+    assert counter.resets == 1
+    assert _process.shared(owner, "a", Counter) is counter
 
 
 def test_one_off_auth_objects_leave_nothing(sandbox: Sandbox) -> None:

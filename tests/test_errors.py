@@ -134,7 +134,7 @@ EXPECTED_401 = {
 
 
 def test_wrong_secret(client: Client, auth_class: Auth, sandbox: Sandbox) -> None:
-    """A refused client is told as such, in the gateway's words, after one token request; the API is not called."""
+    """A refused client is an InvalidClientError with the gateway's words, after one token request. The API is not called."""
     auth = make(auth_class, sandbox, client_secret="wrong-secret")
     with pytest.raises(client.error) as caught:
         client.call(auth, "POST", api_url(auth_class, sandbox), content=b"payment")
@@ -168,7 +168,7 @@ def test_ungranted_scope(client: Client, sandbox: Sandbox) -> None:
 
 
 def test_granted_scope(client: Client, auth_class: Auth, sandbox: Sandbox) -> None:
-    """Scopes that were granted, in whatever order, are no obstacle; nor are more than asked for."""
+    """Granted scopes may come in any order, and may be more than the required ones."""
     scope = {"axia": "pix:send accounts:read", "bs2": "pix.read cob.write"}.get(
         auth_class.provider.name, "balance:read"
     )
@@ -178,14 +178,14 @@ def test_granted_scope(client: Client, auth_class: Auth, sandbox: Sandbox) -> No
 
 
 def test_unstated_scope_is_not_missing(sandbox: Sandbox) -> None:
-    """A response that names no scopes says nothing against those required."""
+    """A response without scopes grants the required ones."""
     sandbox.inject(Fault("body", body=b'{"access_token": "abc", "expires_in": 3600}'))
     assert make(AxiaAuth, sandbox, scope="pix:send").get_token().access_token == "abc"
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 def test_refusal_is_cached(client: Client, clock: FakeClock, sandbox: Sandbox, status: int) -> None:
-    """After a refusal callers get the verdict for 5, 10, 20, 40, then 60 s, without a token request."""
+    """After a refusal, callers get its error for 5, 10, 20, 40, then 60 s, without a token request."""
     sandbox.inject(Fault("status", status=status, times=-1))
     asked: list[float] = []
     errors: list[Exception] = []
@@ -207,7 +207,7 @@ def test_refusal_is_cached(client: Client, clock: FakeClock, sandbox: Sandbox, s
 
 
 def test_cached_verdict_lasts_to_the_second(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """The gateway is not asked before the pause is over, and asked right then."""
+    """No token request is sent before the pause ends, and one is sent as soon as it ends."""
     sandbox.inject(Fault("status", status=401))
     with client.open(make(AxiaAuth, sandbox)) as send:
         for pause in (0, 4.9):
@@ -220,14 +220,14 @@ def test_cached_verdict_lasts_to_the_second(client: Client, clock: FakeClock, sa
 
 
 def test_verdict_is_the_secrets_own(client: Client, sandbox: Sandbox) -> None:
-    """Who comes with the right secret is not held up by the verdict on a wrong one."""
+    """A refusal of a wrong secret does not delay callers with the right secret."""
     with pytest.raises(client.error):
         client.call(make(AxiaAuth, sandbox, client_secret="wrong"), "GET", api_url(AxiaAuth, sandbox))
     assert client.call(make(AxiaAuth, sandbox), "GET", api_url(AxiaAuth, sandbox)).status == 200
 
 
 def test_refusal_while_a_token_lives(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """A live token goes on being served under a refusal, and the gateway is asked on the refusals' schedule."""
+    """A valid token is served after a refusal; token requests follow the schedule of refusals."""
     asked: list[float] = []
     with client.open(make(AxiaAuth, sandbox)) as send:
         send("GET", api_url(AxiaAuth, sandbox))
@@ -252,7 +252,7 @@ def test_refusal_while_a_token_lives(client: Client, clock: FakeClock, sandbox: 
 def test_outage_costs_no_call_while_a_token_lives(
     client: Client, clock: FakeClock, sandbox: Sandbox, fault: str
 ) -> None:
-    """Whatever the token endpoint answers, a live token serves every call, without a wait."""
+    """A valid token serves every call without a wait, for every failure of the token endpoint."""
     with client.open(make(AxiaAuth, sandbox)) as send:
         send("GET", api_url(AxiaAuth, sandbox))
         clock.advance(3300)
@@ -270,7 +270,7 @@ def test_outage_costs_no_call_while_a_token_lives(
 
 @pytest.mark.parametrize("kind", ["drop", "hang"])
 def test_network_error_while_a_token_lives(client: Client, clock: FakeClock, sandbox: Sandbox, kind: Any) -> None:
-    """With requests it costs nobody anything; with httpx the one that renews sees httpx's own error, and nobody else."""
+    """With requests no call fails. With httpx, only the call that renews gets httpx's own error."""
     failed = 0
     with client.open(make(AxiaAuth, sandbox, timeout=0.1)) as send:
         send("GET", api_url(AxiaAuth, sandbox))
@@ -286,7 +286,7 @@ def test_network_error_while_a_token_lives(client: Client, clock: FakeClock, san
 
 
 def test_network_errors_without_a_token_are_retried_by_requests(clock: FakeClock, sandbox: Sandbox) -> None:
-    """Three lost answers are ridden out."""
+    """After three lost answers, the fourth token request succeeds."""
     sandbox.inject(Fault("drop", times=3))
     assert requests.get(api_url(AxiaAuth, sandbox), auth=make(AxiaAuth, sandbox), timeout=5).status_code == 200
     assert sandbox.count("token") == 4
@@ -294,7 +294,7 @@ def test_network_errors_without_a_token_are_retried_by_requests(clock: FakeClock
 
 
 def test_network_errors_are_given_up_by_requests(clock: FakeClock, sandbox: Sandbox) -> None:
-    """The fourth is the typed error, with requests' own as its cause, and the API is not called."""
+    """After the fourth lost answer, the typed error is raised, with requests' own as its cause. The API is not called."""
     sandbox.inject(Fault("drop", times=-1))
     with pytest.raises(requests.RequestException) as caught:
         requests.get(api_url(AxiaAuth, sandbox), auth=make(AxiaAuth, sandbox), timeout=5)
@@ -317,7 +317,7 @@ def test_network_errors_are_given_up_by_requests(clock: FakeClock, sandbox: Sand
 def test_sessions_own_retries_stay_out_of_it(
     fault: Fault, kind: type[TokenEndpointError], sent: int, clock: FakeClock, sandbox: Sandbox
 ) -> None:
-    """A session that repeats API calls by itself repeats no token request: the limits count each; and it stays as it is."""
+    """A session that retries API calls does not retry token requests, because the limits count each. It is not changed."""
     sandbox.inject(fault)
     retries = Retry(5, status_forcelist=[401, 429, 503], allowed_methods=None, backoff_factor=0.01)
     with requests.Session() as session:
@@ -331,7 +331,7 @@ def test_sessions_own_retries_stay_out_of_it(
 
 @pytest.mark.parametrize("client", HTTPX, ids=lambda client: client.name)
 def test_network_error_of_httpx_stays_its_own(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """Httpx gives no way to catch it: it reaches the caller as it is, and the next call starts anew."""
+    """A network error of httpx reaches the caller as it is. The next call sends a new token request."""
     sandbox.inject(Fault("drop"))
     with client.open(make(AxiaAuth, sandbox)) as send:
         with pytest.raises(client.module.RemoteProtocolError):
@@ -356,7 +356,7 @@ def test_nobody_listening(client: Client, clock: FakeClock, new_sandbox: Callabl
 
 
 def test_outage_is_told_with_its_status(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """After the retries the caller learns what the gateway said, and the API is not called."""
+    """After the retries, the error has the gateway's words. The API is not called."""
     sandbox.inject(Fault("status", status=503, times=-1))
     with pytest.raises(client.error) as caught:
         client.call(make(AxiaAuth, sandbox), "GET", api_url(AxiaAuth, sandbox))
@@ -387,7 +387,7 @@ def test_each_waiter_gets_an_exception_of_its_own(sandbox: Sandbox) -> None:
 
 
 def test_limit_of_the_gateway_is_waited_out(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """Without a token a 429 is waited out if it fits, and the caller notices only the time."""
+    """Without a token, a caller waits for a Retry-After that fits in `max_wait`."""
     sandbox.inject(Fault("status", status=429, retry_after=7))
     assert client.call(make(AxiaAuth, sandbox), "GET", api_url(AxiaAuth, sandbox)).status == 200
     assert clock.slept == [7]
@@ -395,7 +395,7 @@ def test_limit_of_the_gateway_is_waited_out(client: Client, clock: FakeClock, sa
 
 
 def test_limit_of_the_gateway_that_is_too_long(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """A 429 longer than `max_wait` is told at once, and no one asks again until it is over."""
+    """A Retry-After longer than `max_wait` is an error at once. No token request is sent until it ends."""
     sandbox.inject(Fault("status", status=429, retry_after=100))
     with client.open(make(AxiaAuth, sandbox, max_wait=30)) as send:
         for elapsed in (0, 40, 29.9):
@@ -423,7 +423,7 @@ def test_limit_of_the_gateway_holds_for_every_auth_object(clock: FakeClock, sand
 def test_limit_of_the_provider_is_kept(
     client: Client, clock: FakeClock, sandbox: Sandbox, auth_class: Auth, limit: int
 ) -> None:
-    """Whatever callers do, the gateway never sees more token requests than it allows: they wait, or are told."""
+    """The gateway never gets more token requests than it allows: callers wait, or get an error."""
     hasty = make(auth_class, sandbox, max_wait=5)
     for _ in range(limit):
         hasty.invalidate()
@@ -519,7 +519,7 @@ def test_garbage_is_no_token(client: Client, clock: FakeClock, sandbox: Sandbox,
 
 @leaves_stream_unread
 def test_endless_answer_is_not_read_to_its_end(client: Client) -> None:
-    """Little more than 1 MiB is taken in before the answer is refused, however much there is."""
+    """Little more than 1 MiB of an endless answer is read before it is refused."""
     taken = 0
 
     class Endless(io.RawIOBase):
@@ -620,7 +620,7 @@ def test_token_request_follows_no_redirect_elsewhere(
 
 @pytest.mark.parametrize("follow_redirects", [False, True])
 def test_token_request_body_goes_out_once(client: Client, sandbox: Sandbox, follow_redirects: bool) -> None:
-    """Not even on the same host is the body, secret included, sent again."""
+    """A redirect within the same host does not send the body with the secret again."""
     sandbox.inject(Fault("redirect", status=307, headers={"Location": "/elsewhere"}))
     with client.open(make(AvistaAuth, sandbox), follow_redirects=follow_redirects) as send:
         with pytest.raises(client.error) as caught:

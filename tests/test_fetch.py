@@ -23,6 +23,7 @@ from baas_auth_plugins import (
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
+from baas_auth_plugins._lifecycle.call import Call, Work
 from baas_auth_plugins._lifecycle.coordinator import Decision, LocalCoordinator, LocalState
 from baas_auth_plugins._lifecycle.effects import (
     ConnectionLostError,
@@ -33,7 +34,7 @@ from baas_auth_plugins._lifecycle.effects import (
     Sleep,
     Waiter,
 )
-from baas_auth_plugins._lifecycle.fetch import RETRIES, Call, Work, backoff, fetch
+from baas_auth_plugins._lifecycle.fetch import RETRIES, backoff, fetch
 from baas_auth_plugins._lifecycle.rate_limit import RateLimiter, RateLimits
 from baas_auth_plugins._lifecycle.single_flight import Flight, OutOfTimeError
 from baas_auth_plugins._oauth.messages import NetworkError, TokenRequest, TokenResponse
@@ -70,14 +71,14 @@ class Gateway:
         self.requests: list[TokenRequest] = []
         self.events: list[Any] = []
         self.latency = 0.0
-        self.flight = Flight(Waiter(deadline=0), is_urgent=True)
+        self.flight = Flight(Waiter(0), is_urgent=True)
 
     def work(self, *, urgent: bool = True, max_wait: float = 60, timeout: float = 10, retries: int = RETRIES) -> Work:
         provider = replace(CLIENT.provider, token_rate_limit=self.limiter.limit)
         client = CLIENT._replace(max_wait=max_wait, timeout=timeout, provider=provider)
         call = Call(client, None, None, self.events.append, reads_secret=self.secret)
         token = None if urgent else token_at("old")
-        return Work(call, self.flight, token, self.clock.monotonic + max_wait, epoch=0, retries=retries)
+        return Work(call, self.flight, token, self.clock.monotonic + max_wait, local=self.local, retries=retries)
 
     def run(self, answers: Sequence[TokenResponse | Exception], work: Work | None = None, **options: Any) -> Any:
         work, left = work or self.work(**options), list(answers)
@@ -218,9 +219,10 @@ def test_other_server_errors_are_not_retried(gateway: Gateway, status: int) -> N
 
 
 def test_certificate_error_is_not_retried(gateway: Gateway) -> None:
-    """TLS would refuse the same certificate again; the message names `session=`."""
-    with pytest.raises(TokenEndpointUnavailableError, match="session="):
-        gateway.run([NetworkError("certificate verify failed", is_certificate=True)])
+    """TLS would refuse the same certificate again; the message ends with the advice."""
+    lost = NetworkError("certificate verify failed", is_certificate=True, advice="Pass your CA as session=")
+    with pytest.raises(TokenEndpointUnavailableError, match=r"certificate verify failed.*Pass your CA as session="):
+        gateway.run([lost])
     assert gateway.slept == []
 
 
@@ -315,9 +317,7 @@ def test_refusal_is_raised_at_once(gateway: Gateway) -> None:
 
 def test_response_that_was_refused_names_the_gateway(gateway: Gateway) -> None:
     """What a client found wrong with the response, such as its length, is raised with the provider and the host."""
-    with pytest.raises(
-        InvalidTokenResponseError, match=r"bs2: the token response of gateway\.example .* 1 MiB"
-    ) as caught:
+    with pytest.raises(InvalidTokenResponseError, match=r"bs2: the response of gateway\.example .* 1 MiB") as caught:
         gateway.run([InvalidTokenResponseError("longer than 1 MiB", status_code=200)])
     assert (caught.value.provider, caught.value.status_code) == ("bs2", 200)
 

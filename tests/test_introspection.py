@@ -144,7 +144,7 @@ def test_extra_headers_go_along(client: Client, sandbox: Sandbox, question: str)
 
 
 def test_introspecting_without_a_token_takes_the_cached_one(client: Client, sandbox: Sandbox) -> None:
-    """The cached token is asked about; where there is none, one is minted."""
+    """Without an argument, the cached token is introspected. If there is none, one is requested."""
     auth = make(AxiaAuth, sandbox)
     assert ask(client, auth, "introspect").active
     assert ask(client, auth, "introspect").client_id == sandbox.client_id
@@ -152,7 +152,7 @@ def test_introspecting_without_a_token_takes_the_cached_one(client: Client, sand
 
 
 def test_revoking_forgets_the_token_everywhere(client: Client, sandbox: Sandbox) -> None:
-    """After a revocation the next call mints: of this object, and of any other with equal credentials."""
+    """After a revocation, the next call requests a token: of this object, and of any other with equal credentials."""
     cache = MemoryTokenCache()
     auth, twin = (make(AxiaAuth, sandbox, cache=cache) for _ in range(2))
     url = f"{sandbox.url}/v1/accounts"
@@ -189,14 +189,14 @@ def test_revoking_twice_is_no_error(client: Client, sandbox: Sandbox) -> None:
 
 
 def test_there_must_be_a_token_to_revoke(client: Client, sandbox: Sandbox) -> None:
-    """Without a cached token nothing is minted only to be revoked."""
+    """Without a cached token, none is requested only to be revoked."""
     with pytest.raises(ConfigurationError, match="token"):
         ask(client, make(AxiaAuth, sandbox), "revoke")
     assert sandbox.requests == []
 
 
 def test_a_dead_token_is_not_the_cached_one(sandbox: Sandbox, clock: FakeClock) -> None:
-    """A cached token past its life is not what introspection is about."""
+    """An expired token in the cache is not introspected; a new one is."""
     auth = make(AxiaAuth, sandbox)
     auth.get_token()
     clock.advance(3600)
@@ -336,7 +336,7 @@ def test_the_wrong_client_is_a_configuration_error(sandbox: Sandbox, question: s
 
 @both
 def test_a_callable_secret_that_raises_is_typed(client: Client, sandbox: Sandbox, question: str) -> None:
-    """A vault that is down is the same error here as at a mint."""
+    """A vault that is down is the same error here as at a token request."""
 
     def vault() -> str:
         raise OSError("down")
@@ -437,7 +437,7 @@ def test_the_answer_does_not_give_the_token_back(sandbox: Sandbox, client: Clien
 
 @pytest.mark.parametrize("question", ["introspect", "revoke"])
 def test_provider_without_the_endpoint(question: str) -> None:
-    """A gateway that declares no such endpoint is not asked: nothing leaves, least of all for another host."""
+    """Where the provider declares no such endpoint, nothing is sent."""
 
     class Bare(AxiaAuth):
         provider = replace(AxiaAuth.provider, introspection_endpoint=None, revocation_endpoint=None)

@@ -243,7 +243,7 @@ def test_the_packages_own_clients_leave_no_trace(question: str, sandbox: Sandbox
 
 
 def test_the_callers_own_logs_are_left_alone(client: Client, sandbox: Sandbox, watch: Watch) -> None:
-    """Only the package's own calls are blanked: what the caller's requests log stays as it was, before and after."""
+    """Only the package's own calls are redacted in logs. The caller's own requests are logged as before."""
     auth = watch.auth(AxiaAuth, sandbox)
     with client.open(auth) as send:
         for number in range(2):
@@ -269,7 +269,7 @@ def test_encoded_header_blocks_are_not_logged(question: str, watch: Watch) -> No
 
 
 def test_a_background_renewal_leaves_no_trace(clock: FakeClock, sandbox: Sandbox, watch: Watch) -> None:
-    """A renewal in a thread of its own, which fails, shows nothing either."""
+    """A renewal that fails in the background shows no secret and no token."""
     auth = watch.auth(AxiaAuth, sandbox, background_renewal=True)
     url = api_url(AxiaAuth, sandbox)
     with httpx.Client(auth=auth, verify=NO_TLS, trust_env=False) as client:
@@ -282,7 +282,7 @@ def test_a_background_renewal_leaves_no_trace(clock: FakeClock, sandbox: Sandbox
 
 
 def test_no_error_leads_to_the_token_request(watch: Watch) -> None:
-    """What HTTP libraries raise holds the request, and that the credentials: not where it is the cause of an error of ours."""
+    """An exception of an HTTP library holds the request with the credentials. The cause of a package's error does not."""
     for auth_class in (AxiaAuth, AvistaAuth):
         auth = auth_class("id", SECRET, base_url="http://127.0.0.1:1", cache=watch.cache, max_wait=0.1)
         for call in (auth.get_token, partial(anyio.run, auth.aget_token)):
@@ -313,7 +313,7 @@ def echoes(client_id: str) -> list[bytes]:
 def test_a_gateway_that_echoes_gets_nothing_through(
     client: Client, auth_class: Auth, clock: FakeClock, sandbox: Sandbox, watch: Watch, status: int
 ) -> None:
-    """Error bodies that quote the secret, the Basic value or the request end up in no message, log or event."""
+    """Error bodies that quote the secret, the Basic header or the request are in no message, log or event."""
     auth = watch.auth(auth_class, sandbox, max_wait=5)
     bodies = echoes(sandbox.client_id)
     chosen = (
@@ -355,7 +355,7 @@ def test_a_secret_of_letters_is_no_error_code(sandbox: Sandbox, watch: Watch, me
 def test_a_broken_exchange_leaves_no_trace(
     client: Client, auth_class: Auth, clock: FakeClock, sandbox: Sandbox, watch: Watch, kind: Any, target: Any
 ) -> None:
-    """Lost connections, half answers and garbage, of a token request and of an API call, cold and while a token lives."""
+    """Lost connections, half answers and garbage, for token requests and API calls, without and with a valid token."""
     auth, url = watch.auth(auth_class, sandbox), api_url(auth_class, sandbox)
     fault = Fault(kind, target, times=-1, headers={"Location": f"{sandbox.url}/elsewhere"})
     with client.open(auth) as send:
@@ -371,7 +371,7 @@ def test_a_broken_exchange_leaves_no_trace(
 
 
 def test_rejected_tokens_leave_no_trace(client: Client, clock: FakeClock, sandbox: Sandbox, watch: Watch) -> None:
-    """401s with and without a replay, the brake, and a renewal that fails after a rejection."""
+    """401s with and without a replay, the back-off, and a token request that fails after a 401."""
     auth, url = watch.auth(AxiaAuth, sandbox), api_url(AxiaAuth, sandbox)
     with client.open(auth) as send:
         sandbox.inject(Fault("status", "api", status=401, times=5))
@@ -389,7 +389,7 @@ def test_rejected_tokens_leave_no_trace(client: Client, clock: FakeClock, sandbo
 
 
 def test_rate_limits_leave_no_trace(client: Client, sandbox: Sandbox, watch: Watch) -> None:
-    """The gateway's 429 and the limit kept on this side."""
+    """The gateway's 429, and the limit that the package keeps."""
     auth = watch.auth(BS2Auth, sandbox, max_wait=1)
     with client.open(auth) as send:
         for _ in range(12):
@@ -473,9 +473,11 @@ def test_a_vault_that_fails_leaves_no_trace(
     with client.open(auth) as send:
         for _ in range(2):
             watch.attempt(lambda: send("GET", api_url(AxiaAuth, sandbox)))
+            watch.look_at(*parts(auth))
             clock.advance(120)
         clock.advance(3600)
         watch.attempt(lambda: send("GET", api_url(AxiaAuth, sandbox)))
+    watch.look_at(*parts(auth))
     assert len(watch.errors) == 2
 
 
@@ -516,7 +518,7 @@ def test_a_vault_that_fails_leaves_no_trace(
     ids=lambda value: ascii(next(iter(value.items()))) if isinstance(value, dict) else value.provider.name,
 )
 def test_a_misplaced_secret_is_not_quoted(auth_class: Auth, parameters: dict[str, Any], watch: Watch) -> None:
-    """A secret given as the wrong parameter, or a wrong one given as the secret, is in no error and in no chain."""
+    """A secret that is passed as another parameter, or an invalid secret, is in no error and in no cause of one."""
     error = watch.attempt(lambda: auth_class(**{"client_id": "id", "client_secret": SECRET} | parameters))
     assert isinstance(error, ConfigurationError)
 
@@ -542,7 +544,7 @@ def test_the_environment_is_not_quoted(monkeypatch: pytest.MonkeyPatch, watch: W
 
 
 def test_a_listener_that_raises_shows_nothing_of_ours(client: Client, sandbox: Sandbox, watch: Watch) -> None:
-    """The log of a listener's exception has its traceback, and no secret of ours."""
+    """The log of a listener's exception has its traceback, and no secret."""
 
     def listener(event: Event) -> None:
         raise RuntimeError(f"cannot take {event!r}")
@@ -601,7 +603,7 @@ def test_a_cache_key_is_a_digest_under_the_secret(sandbox: Sandbox, watch: Watch
 
 @pytest.mark.parametrize("client", CLIENTS[:2], ids=lambda client: client.name)
 def test_the_watch_would_notice(client: Client, sandbox: Sandbox, watch: Watch) -> None:
-    """The search is not blind: what is logged, raised or shown in any form is found."""
+    """The search finds a secret that is logged, raised or shown, in any encoding."""
     auth = watch.auth(AxiaAuth, sandbox)
     assert client.call(auth, "GET", api_url(AxiaAuth, sandbox)).status == 200
     token = auth.get_token().access_token

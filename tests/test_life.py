@@ -48,7 +48,7 @@ each_life = pytest.mark.parametrize("life", LIVES)
 
 
 class Session:
-    """One open client with one auth object, and what the gateway saw of it."""
+    """One open client with one auth object, and the requests that the gateway got."""
 
     def __init__(self, send: Callable[..., Any], sandbox: Sandbox, auth_class: Auth = AxiaAuth) -> None:
         self.sandbox = sandbox
@@ -108,7 +108,7 @@ def test_first_call_in_the_stale_state_renews(client: Client, clock: FakeClock, 
 def test_failing_renewal_serves_the_old_token(
     client: Client, clock: FakeClock, sandbox: Sandbox, life: int, state: str
 ) -> None:
-    """While the old token lives, an endpoint that fails costs one attempt, no wait, and no API call."""
+    """While the old token is valid, a failing endpoint costs one attempt, no wait, and no failed API call."""
     sandbox.expires_in = life
     stale, critical, _ = LIVES[life]
     with client.open(make(AxiaAuth, sandbox)) as send:
@@ -145,7 +145,7 @@ def test_dead_token_is_never_sent(client: Client, clock: FakeClock, sandbox: San
 
 
 def test_dead_token_is_replaced_after_retries(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """Without a live token an outage is ridden out, and the caller notices nothing but the time."""
+    """Without a valid token, a token request is retried until the outage ends."""
     with client.open(make(AxiaAuth, sandbox)) as send:
         session = Session(send, sandbox)
         session.call()
@@ -178,7 +178,7 @@ def test_second_caller_that_sees_no_renewal_yet(
 def test_second_caller_during_a_renewal(
     client: Client, clock: FakeClock, sandbox: Sandbox, state: str, elapsed: float
 ) -> None:
-    """While one renews, others are served the old token at once if it is stale, and wait for the new one if critical."""
+    """While one caller renews, others get a stale token at once, and wait for the new token if it is critical."""
     with Gate(sandbox.url) as gate, ThreadPoolExecutor(2) as pool:
         auth = make(AxiaAuth, sandbox, base_url=gate.url)
         old = auth.get_token().access_token
@@ -221,7 +221,7 @@ def test_cool_down_of_failed_renewals(client: Client, clock: FakeClock, sandbox:
 
 
 def test_recovered_endpoint_starts_afresh(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """A renewal that succeeds forgets the failures before it: the next cool-down is 5 s again."""
+    """After a renewal that succeeds, the next pause is 5 s again."""
     with client.open(make(AxiaAuth, sandbox)) as send:
         session = Session(send, sandbox)
         for _ in range(2):
@@ -242,7 +242,7 @@ def test_recovered_endpoint_starts_afresh(client: Client, clock: FakeClock, sand
 
 
 def test_issuer_that_repeats_itself_is_not_hammered(clock: FakeClock) -> None:
-    """An issuer that hands out the same token until it expires is asked a few times, not at every call."""
+    """An issuer that returns the same token until it expires gets a few token requests, not one for each call."""
     minted: list[float] = []
     sent: list[tuple[str, float]] = []
     started = clock.wall
@@ -348,7 +348,7 @@ def test_wall_clock_set_forward_costs_one_token(client: Client, clock: FakeClock
 
 
 def test_suspended_machine_wakes_to_a_dead_token(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """While a laptop sleeps the monotonic clock stands still, and the token dies all the same."""
+    """While a laptop sleeps, the monotonic clock stands still, and the token expires all the same."""
     with client.open(make(BS2Auth, sandbox)) as send:
         session = Session(send, sandbox, BS2Auth)
         first = session.call()
@@ -400,7 +400,7 @@ def test_life_counts_from_the_sending_over_sockets(client: Client, sandbox: Sand
 
 
 def test_token_that_expired_on_its_way_is_refused(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """An answer so late that its token is dead by then is an error: no dead token is sent, no loop begun."""
+    """An answer that comes after its token expired is an error: the expired token is not sent, and no loop starts."""
     sandbox.expires_in = 0.2
     auth = make(AxiaAuth, sandbox)
     original = sandbox.begin
@@ -462,7 +462,7 @@ def test_one_object_serves_every_client(sandbox: Sandbox, auth_class: Auth) -> N
     ids=["scope in another order", "headers in another case", "leeway", "callable", "patience", "slash", "listeners"],
 )
 def test_equal_credentials_share(sandbox: Sandbox, one: dict[str, Any], other: dict[str, Any]) -> None:
-    """What does not change the token does not keep two auth objects from sharing it."""
+    """Auth objects that differ only in parameters that do not change the token share it."""
     cache = MemoryTokenCache()
     tokens = set()
     for parameters in (one, other):
@@ -496,7 +496,7 @@ def test_different_credentials_never_share(sandbox: Sandbox, different: dict[str
 
 
 def test_wrong_secret_never_gets_a_cached_token(client: Client, sandbox: Sandbox) -> None:
-    """Who does not know the secret is refused, though a token for that client_id lies in the cache."""
+    """A wrong secret is refused, although the cache has a token for that client_id."""
     cache = MemoryTokenCache()
     make(AxiaAuth, sandbox, cache=cache).get_token()
     with pytest.raises(client.error):
@@ -600,7 +600,7 @@ def test_event_loops_come_and_go(sandbox: Sandbox, clock: FakeClock) -> None:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_secret_from_a_vault_is_read_at_each_mint(backend: str, clock: FakeClock, sandbox: Sandbox) -> None:
-    """A callable is asked at first use and at each mint, never for a fresh token; a rotated secret is taken up."""
+    """A callable is called at first use and before each token request, never for a fresh token. A rotated secret is taken up."""
     asked: list[str] = []
 
     def vault() -> str:

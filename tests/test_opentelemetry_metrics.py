@@ -220,3 +220,12 @@ def test_nothing_is_imported_unless_used() -> None:
     code = "import sys, baas_auth_plugins; print([m for m in sys.modules if m.startswith('opentelemetry')])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "[]\n"
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    """Without opentelemetry-api the import fails with the command that installs it."""
+    code = "import sys; sys.modules['opentelemetry'] = None; import baas_auth_plugins.opentelemetry"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == (
+        "ImportError: the metrics need opentelemetry-api: pip install 'baas-auth-plugins[otel]'"
+    )

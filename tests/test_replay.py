@@ -213,7 +213,7 @@ def test_second_rejection_is_the_answer(client: Client, sandbox: Sandbox) -> Non
 
 @pytest.mark.parametrize("status", [403, 404, 429, 500, 503])
 def test_other_errors_are_the_callers(client: Client, sandbox: Sandbox, status: int) -> None:
-    """Anything but a 401 is none of the package's business, at first or at the replay."""
+    """Any status but 401 is returned as it is, for the first request and for the replay."""
     auth = make(AxiaAuth, sandbox)
     with client.open(auth) as send:
         sandbox.inject(Fault("status", "api", status=status))
@@ -259,7 +259,7 @@ class SharedCache:
 
 
 def test_cache_is_looked_into_before_minting(client: Client, new_sandbox: Callable[..., Sandbox]) -> None:
-    """Where each new token kills the one before, as at BS2, a process replays with its neighbour's token."""
+    """Where each new token revokes the one before, as at BS2, a process replays with the other process's token."""
     sandbox = new_sandbox(single_active_token=True)
     store = MemoryTokenCache()
     ours, theirs = (make(BS2Auth, sandbox, cache=SharedCache(store)) for _ in range(2))
@@ -300,7 +300,7 @@ def test_rejection_does_not_drop_a_newer_token(sandbox: Sandbox, cache: Any) -> 
 
 @each_sync_httpx
 def test_token_minted_while_a_rejection_is_read_is_kept(client: Client) -> None:
-    """While one caller reads its 401 another mints: the first replays with that token, and drops only its own."""
+    """While one caller reads its 401, another gets a token: the first replays with that one, and drops only its own."""
     minted: list[str] = []
     http = client.module
 
@@ -488,7 +488,7 @@ def rejects(sandbox: Sandbox) -> None:
 
 
 def test_brake_schedule(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """Where every new token is rejected, too, mints wait 5, 10, 20, 40, then 60 s; the 401 is returned meanwhile."""
+    """Where every new token is rejected, too, token requests wait 5, 10, 20, 40, then 60 s. The 401 is returned meanwhile."""
     rejects(sandbox)
     minted: list[float] = []
     started = clock.monotonic
@@ -504,7 +504,7 @@ def test_brake_schedule(client: Client, clock: FakeClock, sandbox: Sandbox) -> N
 def test_braked_rejection_is_not_replayed_and_keeps_the_token(
     client: Client, clock: FakeClock, sandbox: Sandbox
 ) -> None:
-    """While the brake runs a 401 costs nothing, and calls to other paths go on with the same token."""
+    """While the back-off runs, a 401 causes no token request, and calls to other paths go on with the same token."""
     auth = make(AxiaAuth, sandbox)
     with client.open(auth) as send:
         sandbox.inject(Fault("status", "api", times=2, status=401))
@@ -549,7 +549,7 @@ def test_brake_is_released(client: Client, clock: FakeClock, sandbox: Sandbox, w
 
 
 def test_revocations_in_a_row_are_all_healed(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """Tokens that are revoked again and again, but accepted at first, never start the brake."""
+    """Tokens that are accepted at first and revoked later never start the back-off."""
     with client.open(make(AxiaAuth, sandbox)) as send:
         for _ in range(8):
             assert send("GET", api_url(AxiaAuth, sandbox)).status == 200
@@ -558,7 +558,7 @@ def test_revocations_in_a_row_are_all_healed(client: Client, clock: FakeClock, s
 
 
 def test_replacement_that_has_served_starts_no_brake(clock: FakeClock, sandbox: Sandbox) -> None:
-    """A replay with a token that is a minute old, and was accepted until now, shows that this one is revoked, too: no more."""
+    """A rejected replay with another caller's token starts no back-off: that token was accepted before, and is revoked, too."""
     auth, url = make(AxiaAuth, sandbox), api_url(AxiaAuth, sandbox)
     with requests.Session() as session:
         late = session.prepare_request(requests.Request("GET", url, auth=auth))
@@ -572,7 +572,7 @@ def test_replacement_that_has_served_starts_no_brake(clock: FakeClock, sandbox: 
 
 
 def test_rate_limited_rejection_is_returned(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """While no token request may be sent, the 401 stands, and is healed as soon as one may."""
+    """While no token request may be sent, the 401 is returned. It is replayed as soon as one may be sent."""
     auth = make(BS2Auth, sandbox)
     for _ in range(10):
         auth.invalidate()
@@ -589,7 +589,7 @@ def test_rate_limited_rejection_is_returned(client: Client, clock: FakeClock, sa
 
 
 def test_unreplayable_rejection_invalidates_unless_braked(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """A generator's 401 drops the token; with the brake on it stays."""
+    """A 401 to a generator's body drops the token, unless the back-off runs."""
     auth = make(AxiaAuth, sandbox)
     with client.open(auth) as send:
         sandbox.inject(Fault("status", "api", status=401))
@@ -603,7 +603,7 @@ def test_unreplayable_rejection_invalidates_unless_braked(client: Client, clock:
 
 
 def test_rejection_and_replay_are_told(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """Whoever listens hears of the rejection, with the token's age, and of the replay."""
+    """Listeners get the rejection, with the token's age, and the replay."""
     events: list[Any] = []
     auth = make(AxiaAuth, sandbox, on_event=events.append)
     with client.open(auth) as send:

@@ -62,7 +62,7 @@ def statuses(sandbox: Sandbox, kind: str = "token") -> list[int | None]:
 def test_the_secret_is_read_at_first_use_and_at_each_mint(
     client: Client, auth_class: Auth, clock: FakeClock, sandbox: Sandbox, vault: Vault
 ) -> None:
-    """Nothing is read by the constructor, nor for a cached token; each mint reads once."""
+    """The constructor does not read the secret, and a cached token does not need it. Each token request reads it once."""
     auth = make(auth_class, sandbox, client_secret=vault)
     assert vault.calls == 0
     with client.open(auth) as send:
@@ -165,7 +165,7 @@ def test_a_secret_that_changes_at_every_call_is_given_up(client: Client, sandbox
 def test_a_rotation_that_the_gateway_does_not_know_yet_costs_no_call(
     client: Client, clock: FakeClock, sandbox: Sandbox, vault: Vault
 ) -> None:
-    """While the old token lives, a new secret that is refused is the log's business."""
+    """While the old token is valid, a new secret that is refused is logged, and no call fails."""
     auth = make(AxiaAuth, sandbox, client_secret=vault)
     with client.open(auth) as send:
         assert send("GET", api_url(AxiaAuth, sandbox)).status == 200
@@ -212,7 +212,7 @@ def test_a_vault_that_gives_no_secret_is_misconfigured(client: Client, sandbox: 
 def test_a_failing_vault_costs_no_call_while_the_token_lives(
     client: Client, clock: FakeClock, sandbox: Sandbox, vault: Vault, failure: Any, age: float
 ) -> None:
-    """A renewal that stops at the vault is like any other that fails: the old token is served."""
+    """A renewal that fails because of the vault serves the old token, as any failed renewal does."""
     auth = make(AxiaAuth, sandbox, client_secret=vault)
     with client.open(auth) as send:
         assert send("GET", api_url(AxiaAuth, sandbox)).status == 200
@@ -321,7 +321,7 @@ def test_a_recipe_follows_its_vault(
     clock: FakeClock,
     sandbox: Sandbox,
 ) -> None:
-    """Each recipe reads its vault at each mint, and takes up a rotated secret by itself."""
+    """Each recipe reads its vault before each token request, and takes up a rotated secret."""
     auth = make(AxiaAuth, sandbox, client_secret=recipe())
     with httpx.Client(auth=auth, verify=NO_TLS, trust_env=False) as client:
         assert client.get(api_url(AxiaAuth, sandbox)).status_code == 200
@@ -336,7 +336,7 @@ def test_a_recipe_follows_its_vault(
 
 
 def test_missing_scopes_are_named(client: Client, sandbox: Sandbox) -> None:
-    """A required scope that was not granted is told by name, and those that were are not."""
+    """The error names the required scopes that were not granted, and no others."""
     auth = make(AxiaAuth, sandbox, scope="cards:write accounts:read bills:read")
     with pytest.raises(InvalidScopeError, match="bills:read cards:write") as caught:
         client.call(auth, "GET", api_url(AxiaAuth, sandbox))
@@ -346,7 +346,7 @@ def test_missing_scopes_are_named(client: Client, sandbox: Sandbox) -> None:
 
 
 def test_scopes_are_checked_once_per_mint(client: Client, clock: FakeClock, sandbox: Sandbox) -> None:
-    """The verdict on a scope holds for all callers for a while; then one asks again."""
+    """The refusal of a scope is cached for all callers; then one token request is sent."""
     auth = make(AxiaAuth, sandbox, scope="cards:write")
     with client.open(auth) as send:
         for mints in (1, 2):
@@ -372,7 +372,7 @@ def test_a_scope_that_was_withdrawn_costs_no_call_while_the_token_lives(
 
 
 def test_a_403_of_the_api_is_the_callers(client: Client, auth_class: Auth, sandbox: Sandbox) -> None:
-    """Insufficient scope for one operation (Axia's E00102) is the answer to that call: no mint, no replay, no error."""
+    """Insufficient scope for one operation (Axia's E00102) is returned as it is: no token request, no replay, no error."""
     auth = make(auth_class, sandbox)
     sandbox.inject(Fault("status", "api", status=403))
     with client.open(auth) as send:

@@ -66,6 +66,18 @@ MERGED = [
         id="3 a higher local generation wins whole",
     ),
     pytest.param(
+        state(2, token=None, dropped=(digest("a"),)),
+        state(1, token=B),
+        state(2, token=B, dropped=(digest("a"),)),
+        id="3 but a valid token of a lower generation replaces one that was dropped or has expired",
+    ),
+    pytest.param(
+        state(2, token=None, dropped=(digest("b"),)),
+        state(1, token=B),
+        state(2, token=None, dropped=(digest("b"),)),
+        id="3 unless it was dropped or replaced itself",
+    ),
+    pytest.param(
         state(dropped=("x", "y")),
         state(dropped=("y", "z")),
         state(dropped=("x", "y", "z")),
@@ -140,6 +152,12 @@ MERGED = [
         state(token=None, dropped=(digest("a"),)),
         state(token=None, dropped=(digest("a"),)),
         id="6 nor one that they dropped",
+    ),
+    pytest.param(
+        state(token=None, dropped=(digest("a"),), rejection=once(5)),
+        state(token=A, verdict=Verdict.ACCEPTED),
+        state(token=None, dropped=(digest("a"),), rejection=once(5)),
+        id="6 a drop after a 401 keeps its back-off",
     ),
 ]
 
@@ -220,8 +238,15 @@ FULL_STATE = state(
 TRANSITIONS: list[Any] = [
     pytest.param(
         lambda s: s.renewed(B, NOW),
-        TokenState(4, B, renewal=Backoff(0, NOW, 30.0), rejection=once(20, 3), rejected_at=NOW, dropped=(digest("c"),)),
-        id="renewed: generation + 1, rejections kept, renewals, failure, verdict and lease cleared",
+        TokenState(
+            4,
+            B,
+            renewal=Backoff(0, NOW, 30.0),
+            rejection=once(20, 3),
+            rejected_at=NOW,
+            dropped=(digest("c"), digest("a")),
+        ),
+        id="renewed: generation + 1, rejections kept, the old token remembered, renewals, failure, verdict and lease cleared",
     ),
     pytest.param(
         lambda s: s.without_token(A),

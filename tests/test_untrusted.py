@@ -115,7 +115,7 @@ def test_a_broken_encoding_has_a_typed_outcome(
     fuzz.check(question, fuzz.Answer(200, (("Content-Encoding", encoding),), packed[: len(packed) - cut] + junk))
 
 
-@each_question
+@pytest.mark.parametrize("question", fuzz.READERS, ids=lambda question: question.__name__.strip("_"))
 def test_answers_that_make_sense_are_read(question: Callable[[Any], Any]) -> None:
     """The checks are not vacuous: a good answer to each question gives a result, not an error."""
     good = {

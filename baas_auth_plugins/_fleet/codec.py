@@ -20,8 +20,6 @@ from .._lifecycle.rate_limit import RateLimits
 from .._lifecycle.state import Backoff, Failure, Lease, TokenState, Verdict
 from .._oauth.token import Instant, Token
 
-__all__ = ["Codec", "limits_codec", "state_codec"]
-
 R = TypeVar("R")
 
 _NONCE = 12

@@ -12,24 +12,27 @@ The rules:
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from .._lifecycle.coordinator import Decision, Errand, LocalState
+from .._lifecycle import reports
+from .._lifecycle.call import Work
+from .._lifecycle.coordinator import Decision, LocalState
 from .._lifecycle.effects import Flow, ReadResponse, Sleep
 from .._lifecycle.rate_limit import RateLimiter, RateLimits
 from .._lifecycle.single_flight import Flight, OutOfTimeError, SingleFlight, no_token
-from .._lifecycle.state import TokenState, Transition, merged
+from .._lifecycle.state import Lease, TokenState, Transition, merged
 from .._oauth.token import Instant, now
 from .._process import lock, process_id
 from ..exceptions import TokenEndpointError
 from .codec import Codec
 from .store import SECONDS_WITH_TOKEN, SECONDS_WITHOUT, Record, SharedStore, StoreDownError
 
-__all__ = ["FleetCoordinator"]
+logger = logging.getLogger("baas_auth_plugins")
 
 _LEASE_MARGIN = 5.0  # seconds: a cache operation may take 1 s, and be tried again
 _POLL = (0.05, 0.1, 0.2, 0.4)  # seconds, with jitter
@@ -89,73 +92,84 @@ class FleetCoordinator:
         """The id of the present lead's lease. A lead that ends late takes no lease from the next one."""
         return f"{self._name}{self._turn}"
 
-    def lead_or_adopt(self, errand: Errand) -> Flow[Decision]:
+    def lead_or_adopt(self, work: Work) -> Flow[Decision]:
         """Take the lease, or adopt another process's token: see `Coordinator`."""
         polls = iter(_POLL)
         while True:
-            if self._leads(errand.timeout):
+            if self._leads(work.call.client.timeout):
                 return Decision.LEAD
             seen, self._is_seen_now = (self._seen if self._is_seen_now else None), False
             try:
-                seconds = _patience(errand.deadline) if errand.is_urgent else SECONDS_WITH_TOKEN
-                decide = partial(self._leased, errand)
+                seconds = _patience(work.deadline) if work.is_urgent else SECONDS_WITH_TOKEN
+                decide = partial(self._leased, work, self._owner)
                 record = yield from self._store.change(self._codec, decide, seconds=seconds, seen=seen)
             except StoreDownError as down:
-                return (yield from self._alone(errand, down))
+                return (yield from self._alone(work, down))
             state, at = self._take_over(record), now()
             if record.is_written:
+                self._say("this process holds the lease, and may send one token request")
                 return Decision.LEAD
-            if self._is_better(state, errand, at):
+            if state.token is not None and self._is_better(state, work, at):
+                name, remaining = reports.name_of(state.token), state.token.remaining(at)
+                self._say("adopted %s, which another process requested; it expires in %.0f s", name, remaining)
                 return Decision.ADOPTED
-            if not errand.is_urgent:
+            if not work.is_urgent:
+                self._say("another process renews the token, or has just failed to")
                 return Decision.BUSY
             if state.failure_now(at):
+                self._say("another process's token request failed; its error counts here, too")
                 return Decision.ADOPTED  # raised here, it would count as this process's own
             if not state.leased_by_other(self._name, at):  # a Retry-After: the limiter makes the caller wait
                 self._limiter.block(state.blocked.remaining(at), at)
                 return Decision.LEAD
-            yield from self._pause(errand, next(polls, _POLL[-1]))
+            self._say("another process requests a token; looking for it again soon")
+            yield from self._pause(work, next(polls, _POLL[-1]))
+
+    def _say(self, text: str, *values: object) -> None:
+        logger.debug("%s: " + text, self._provider, *values)
 
     def _leads(self, seconds: float) -> bool:
         lease = self._local.value.lease
         return lease is not None and lease.owner == self._owner and lease.remaining(now()) >= seconds
 
-    def _leased(self, errand: Errand, shared: TokenState | None) -> TokenState | None:
+    def _leased(self, work: Work, owner: str, shared: TokenState | None) -> TokenState | None:
         """Return the record with the lease, or None if this process must not take it."""
-        at, owner = now(), self._owner
+        at = now()
+        if owner != self._owner:
+            return None  # too late: that lead has ended
         base = merged(self._local.value, shared, at)
-        if self._is_better(base, errand, at) or base.failure_now(at) or base.leased_by_other(self._name, at):
+        if self._is_better(base, work, at) or base.failure_now(at) or base.leased_by_other(self._name, at):
             return None
         is_own = base.lease is not None and base.lease.owner == owner
-        waits = base.blocked.remaining(at) if errand.is_urgent else base.renewal.remaining(at)
+        waits = base.blocked.remaining(at) or (not work.is_urgent and base.renewal.remaining(at))
         if waits and not is_own:
             return None
-        if errand.rejected is not None:
-            base = base.without_token(errand.rejected)
-        return base.leased(owner, errand.timeout + _LEASE_MARGIN, at)
+        if work.call.rejected is not None:
+            base = base.without_token(work.call.rejected)
+        return base.leased(owner, work.call.client.timeout + _LEASE_MARGIN, at)
 
-    def _is_better(self, state: TokenState, errand: Errand, at: Instant) -> bool:
+    def _is_better(self, state: TokenState, work: Work, at: Instant) -> bool:
         """Return whether the record's token spares this process a request."""
-        token, ours = state.usable(errand.rejected, errand.leeway, at), errand.token
+        token, ours = state.usable(work.call.rejected, work.call.client.leeway, at), work.token
         if token is None or ours is None:
             return token is not None
         return token.access_token != ours.access_token and token.remaining(at) > ours.remaining(at) + _LONGER
 
-    def _alone(self, errand: Errand, down: StoreDownError) -> Flow[Decision]:
+    def _alone(self, work: Work, down: StoreDownError) -> Flow[Decision]:
         """Go on without the cache, after the lease of another process that is known."""
         lease = self._local.value.leased_by_other(self._name, now())
-        if not errand.is_urgent:
+        if not work.is_urgent:
             return Decision.BUSY if down.is_new or lease else Decision.LEAD
         while lease:
-            yield from self._pause(errand, min(lease, 1.0))
+            yield from self._pause(work, min(lease, 1.0))
             lease = self._local.value.leased_by_other(self._name, now())
         return Decision.LEAD
 
-    def _pause(self, errand: Errand, seconds: float) -> Flow[None]:
-        left = errand.deadline - now().monotonic
+    def _pause(self, work: Work, seconds: float) -> Flow[None]:
+        left = work.deadline - now().monotonic
         if left <= 0:
             raise OutOfTimeError(no_token(self._provider, "none came within max_wait"))
-        errand.hold(seconds)
+        work.flight.hold(seconds)
         yield from Sleep(min(left, random.uniform(seconds / 2, seconds)))  # noqa: S311  # jitter, not cryptography
 
     def _take_over(self, record: Record[TokenState]) -> TokenState:
@@ -170,7 +184,7 @@ class FleetCoordinator:
         decide = self._applied(transition, epoch, ends_lead=ends_lead)
         if decide is None:
             return
-        seconds = SECONDS_WITHOUT if self._local.value.token is None else SECONDS_WITH_TOKEN
+        seconds, self._is_seen_now = SECONDS_WITHOUT if self._local.value.token is None else SECONDS_WITH_TOKEN, False
         try:
             record = yield from self._store.change(self._codec, decide, seconds=seconds, seen=self._seen)
         except StoreDownError:
@@ -197,8 +211,7 @@ class FleetCoordinator:
             before = self._local.value
             self._local.apply(transition, epoch)
             after = self._local.value
-        gives_back = ends_lead and before.lease is not None and before.lease.owner == owner
-        if not gives_back and self._seen is not None and after == self._seen.value:
+        if not self._has_ended(before.lease) and self._seen is not None and after == self._seen.value:
             return None
 
         def decide(shared: TokenState | None) -> TokenState:
@@ -207,9 +220,13 @@ class FleetCoordinator:
             holds = base.lease is not None and base.lease.owner == owner
             # The holder of the lease has the last word; for all others the rules of `merged` apply.
             new = transition(base) if holds else merged(after, shared, at)
-            return replace(new, lease=None if holds and ends_lead else base.lease)
+            return replace(new, lease=None if self._has_ended(base.lease) else base.lease)
 
         return decide
+
+    def _has_ended(self, lease: Lease | None) -> bool:
+        """Return whether a lease is one of this coordinator's, of a lead that has ended."""
+        return lease is not None and lease.owner.startswith(self._name) and lease.owner != self._owner
 
     def look(self, deadline: float) -> Flow[None]:
         """Read the record, once for all callers that want to."""

@@ -23,14 +23,13 @@ from .._oauth.token import Instant, now
 from ..cache import TokenCache
 from .codec import Codec
 
-__all__ = ["SECONDS_WITHOUT", "SECONDS_WITH_TOKEN", "Record", "SharedStore", "StoreDownError"]
-
 logger = logging.getLogger("baas_auth_plugins")
 
 R = TypeVar("R")
 
 SECONDS_WITH_TOKEN, SECONDS_WITHOUT = 0.25, 1.0  # for one operation
 _TRIES = 50
+_MOST_LATE = 60.0  # seconds: a lease that an abandoned operation takes later than that lapses by itself
 
 Decide = Callable[[R | None], R | None]
 """Makes the new record from the one that is there, or returns None to leave it."""
@@ -105,8 +104,15 @@ class SharedStore:
         return (yield from self._run(lambda: self._changed(codec, decide, seen), seconds, writes=True))
 
     def change_later(self, codec: Codec[R], decide: Decide[R]) -> None:
-        """Do as `change`, and wait for nothing."""
-        Job(lambda: self._changed(codec, decide, None)).join()
+        """Do as `change`, and wait for nothing. The caller's own operation, if it was abandoned, takes effect before."""
+        abandoned = self._abandoned
+
+        def change() -> Record[R]:
+            if abandoned is not None and abandoned[0].is_running:
+                abandoned[0].wait(_MOST_LATE)
+            return self._changed(codec, decide, None)
+
+        Job(change).join()
 
     def _changed(self, codec: Codec[R], decide: Decide[R], seen: Record[R] | None) -> Record[R]:
         cache = self._cache()
@@ -118,7 +124,7 @@ class SharedStore:
                 seen = Record(raw, codec.decrypt(raw, ttl, now()), is_written=False)
             new = decide(seen.value)
             if new is None:
-                return seen
+                return seen._replace(is_written=False)
             encrypted, ttl = codec.encrypt(new, now())
             if cache.swap(codec.key, seen.raw, encrypted, ttl):
                 return Record(encrypted, new, is_written=True)
@@ -138,7 +144,7 @@ class SharedStore:
                 self._abandoned = job, started
                 raise
             if outcome.value is not None:
-                self._succeeded(writes)
+                self._succeeded(before, writes)
                 return outcome.value
         if self._breaker is before:  # no other caller has noted it meanwhile
             self._failed(outcome.error or TimeoutError(), writes)
@@ -152,7 +158,9 @@ class SharedStore:
             self._failed(TimeoutError(), writes)
         self._abandoned = None
 
-    def _succeeded(self, writes: bool) -> None:
+    def _succeeded(self, before: Backoff, writes: bool) -> None:
+        if self._breaker is not before:
+            return  # it opened while this operation was under way
         # A full Redis, or a replica, can be read but not written.
         if self._breaker.count and (writes or not self._failed_at_writing):
             self._breaker = NO_BACKOFF

@@ -12,8 +12,6 @@ from .drivers import aperform, perform, run
 from .flow import Answer, AuthParts, SendRequest, authenticate
 from .session_sender import SessionSender
 
-__all__ = ["acall_with_token", "call_with_token"]
-
 T = TypeVar("T")
 
 

@@ -31,8 +31,6 @@ from .._oauth.messages import TokenRequest, TokenResponse
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["aperform", "arun", "perform", "run"]
-
 T = TypeVar("T")
 
 

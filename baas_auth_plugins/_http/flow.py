@@ -7,23 +7,11 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from .._lifecycle.call import Sender
 from .._lifecycle.credentials import Acquired, ClientCredentials
 from .._lifecycle.effects import Effect, Flow, ReadResponse
-from .._lifecycle.fetch import Sender
 from .._oauth.origins import AllowedOrigins, Origin
 from .._oauth.token import now
-
-__all__ = [
-    "Answer",
-    "ApiRequest",
-    "AuthParts",
-    "ClosedAtAnswerError",
-    "SendRequest",
-    "after_answer",
-    "attach",
-    "authenticate",
-    "closed_at_answer",
-]
 
 
 class AuthParts(NamedTuple):

@@ -50,8 +50,6 @@ else:
         """An auth object of every client that is installed."""
 
 
-__all__ = ["HttpxAuth"]
-
 _DRAIN_SECONDS = 1.0
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from .._lifecycle.fetch import Sender
+from .._lifecycle.call import Sender
 from .._oauth.messages import MAX_RESPONSE_BYTES, NetworkError, TokenRequest, TokenResponse
 from .._oauth.origins import Origin, origin, origin_of_url
 from ..exceptions import InvalidTokenResponseError, TokenEndpointError
@@ -38,18 +38,6 @@ else:
     class _Bytes(*(package.ByteStream for package in INSTALLED)):
         """A body for every client that is installed, sync and async."""
 
-
-__all__ = [
-    "BYTE_STREAMS",
-    "INSTALLED",
-    "RESPONSES",
-    "Outgoing",
-    "aclient_sender",
-    "as_bytes",
-    "client_sender",
-    "origin_of",
-    "request_of",
-]
 
 BYTE_STREAMS = _Bytes.__bases__
 RESPONSES = tuple(package.Response for package in INSTALLED)

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from urllib.parse import quote
 
-__all__ = ["redacted_logs"]
-
 _LOGGERS = (
     "httpx",
     "httpx2",

@@ -6,10 +6,9 @@ import http.client
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import TypeGuard
 
 from .._oauth.messages import NetworkError, TokenRequest
-
-__all__ = ["network_error", "tls_advice"]
 
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionRefusedError, "connection refused"),
@@ -20,7 +19,8 @@ _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "timeout"),
 )
 _TIMEOUTS = ("Timeout", "TimedOut")
-_CERTIFICATE = ("CERT", "UNKNOWN_CA", "HANDSHAKE_FAILURE")
+_CERTIFICATE = ("CERT", "UNKNOWN_CA", "HANDSHAKE_FAILURE", "PEM", "KEY_VALUES")
+_ENCRYPTED = "private key is encrypted"  # urllib3's words
 _CLOSED = (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected)
 
 
@@ -54,17 +54,28 @@ def tls_advice(url: str, error: BaseException, *, has_certificate: bool | None =
     """
     chain = list(_chain(error))
     if type(error) is OSError:
-        return "Check verify and cert of session="
+        return "Check verify and cert of session=: there is no such file"
     if any(isinstance(one, ssl.SSLCertVerificationError) for one in chain):
         return "If its CA is private, pass a requests.Session with verify as session="
-    is_tls = any(isinstance(one, ssl.SSLError) for one in chain)
-    if not is_tls and not (url.startswith("https:") and any(isinstance(one, _CLOSED) for one in chain)):
+    is_tls = any(_is_tls(one) or _ENCRYPTED in str(one) for one in chain)
+    if not is_tls and not (url.startswith("https:") and any(_is_closed(one) for one in chain)):
         return ""
     if has_certificate:
-        return "Check the client certificate of session=" if is_tls else ""
+        todo = "Check cert of session=: PEM files of a certificate that the gateway knows and of its key, not encrypted"
+        return todo if is_tls else ""
     known = "The token request had no client certificate. " if has_certificate is False else ""
     todo = "If the gateway requires a client certificate (mutual TLS), pass a requests.Session with cert as session="
     return known + todo
+
+
+def _is_tls(error: BaseException) -> TypeGuard[ssl.SSLError]:
+    return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLWantReadError | ssl.SSLWantWriteError)
+
+
+def _is_closed(error: BaseException) -> bool:
+    """Return whether the peer closed the connection: anyio, trio and httpcore have words of their own for that."""
+    is_other = type(error).__name__ == "BrokenResourceError" or str(error).startswith("Server disconnected")
+    return is_other or isinstance(error, _CLOSED)
 
 
 def _reason(error: BaseException) -> tuple[str, bool]:
@@ -74,9 +85,12 @@ def _reason(error: BaseException) -> tuple[str, bool]:
     for one in chain:
         if isinstance(one, ssl.SSLCertVerificationError):
             return f"certificate verify failed: {one.verify_message}", True
-        if isinstance(one, ssl.SSLError):
+        if _ENCRYPTED in str(one):
+            return f"the {_ENCRYPTED}", True
+        if _is_tls(one):
             closed = "CONNECTION_CLOSED" if isinstance(one, ssl.SSLEOFError) else ""
-            name = (one.reason or closed or type(one).__name__).upper()
+            text = str(one).partition(" (_ssl")[0].removeprefix("[SSL] ")  # a file that is no PEM has no reason
+            name = (one.reason or closed or text).upper()
             return f"TLS failed: {name.replace('_', ' ').lower()}", any(word in name for word in _CERTIFICATE)
     for kind, words in _WORDS:
         if any(isinstance(one, kind) for one in chain):

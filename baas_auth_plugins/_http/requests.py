@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import requests
+from requests.auth import AuthBase
 from requests.cookies import extract_cookies_to_jar, get_cookie_header
 from requests.exceptions import UnrewindableBodyError
 from requests.utils import rewind_body
@@ -25,13 +26,11 @@ from .drivers import perform, run
 from .flow import Answer, AuthParts, SendRequest, after_answer, attach
 from .session_sender import SessionSender, read_raw
 
-__all__ = ["LONGEST_DRAINED", "RequestsAuth"]
-
 LONGEST_DRAINED = 1 << 16
 _DRAIN_SECONDS = 1.0
 
 
-class RequestsAuth(requests.auth.AuthBase):
+class RequestsAuth(AuthBase):
     """What requests needs of an auth object. Sync sessions of niquests work by duck typing."""
 
     _credentials: ClientCredentials

@@ -25,8 +25,6 @@ from .._oauth.messages import MAX_RESPONSE_BYTES, TokenRequest, TokenResponse
 from ..exceptions import InvalidTokenResponseError
 from .network import network_error
 
-__all__ = ["SessionSender", "read_raw"]
-
 _USER_AGENT = "baas-auth-plugins"
 # Not `requests.Session`: requests_cache.install_cache() replaces that one.
 _Session: type[requests.Session] = next(
@@ -45,7 +43,7 @@ class SessionSender:
     __slots__ = ("session",)
 
     def __init__(self, session: requests.Session | None = None) -> None:
-        self.session = session
+        self.session: requests.Session | None = session
 
     @property
     def is_replaced(self) -> bool:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import enum
 import weakref
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from .._oauth.token import Instant, Token, now
+from .._oauth.token import Instant, now
 from .._process import lock
 from ..cache.memory import MemoryTokenCache
+from .call import Work
 from .effects import Flow
 from .rate_limit import RateLimiter
 from .state import EMPTY, TokenState, Transition
 
-__all__ = ["Coordinator", "Decision", "Errand", "LocalCoordinator", "LocalState"]
+if TYPE_CHECKING:
+    from .fetch import Attempt
 
 
 class Decision(enum.Enum):
@@ -24,20 +26,6 @@ class Decision(enum.Enum):
     BUSY = "serve the valid token; another process renews it"
 
 
-class Errand(Protocol):
-    """What a coordinator must know of the caller that wants to request a token."""
-
-    timeout: float
-    leeway: float
-    deadline: float
-    is_urgent: bool
-    token: Token | None
-    rejected: Token | None
-
-    def hold(self, seconds: float) -> None:
-        """Keep the lead in this process over a step of so many seconds."""
-
-
 class LocalState:
     """One token's state as this process knows it. It is read without the lock.
 
@@ -46,12 +34,13 @@ class LocalState:
         key: of the token.
     """
 
-    __slots__ = ("_cache", "_key", "epoch", "value")
+    __slots__ = ("_cache", "_key", "attempt", "epoch", "value")
 
     def __init__(self, cache: MemoryTokenCache | None, key: str) -> None:
         self._cache = None if cache is None else weakref.ref(cache)
         self._key = key
         self.epoch = 0
+        self.attempt: Attempt | None = None  # the last token request, for the next leader if this one leaves
         kept = cache.get(key) if cache is not None else None
         self.value = kept[0] if kept is not None and isinstance(kept[0], TokenState) else EMPTY
 
@@ -65,6 +54,7 @@ class LocalState:
         """Forget everything."""
         with lock():
             self.epoch += 1
+            self.attempt = None
             self._set(EMPTY)
 
     def _set(self, state: TokenState) -> None:
@@ -78,7 +68,7 @@ class LocalState:
 class Coordinator(Protocol):
     """Decides who sends a token request. Every method can be called by any caller that leads in this process."""
 
-    def lead_or_adopt(self, errand: Errand) -> Flow[Decision]:
+    def lead_or_adopt(self, work: Work) -> Flow[Decision]:
         """Get the right to send a token request, or take over what another process got.
 
         Raises:
@@ -119,7 +109,7 @@ class LocalCoordinator:
         self._local = local
         self._limiter = limiter
 
-    def lead_or_adopt(self, errand: Errand) -> Flow[Decision]:
+    def lead_or_adopt(self, work: Work) -> Flow[Decision]:
         """Let the caller lead."""
         return Decision.LEAD
         yield

@@ -23,12 +23,12 @@ from ..exceptions import (
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
+from . import reports
+from .call import Call, Sender
 from .effects import Flow, Job, ReadResponse, RunInThread, Sleep
-from .fetch import Call, Sender, backoff, refused, send, unreachable
+from .fetch import backoff, refused, send, unreachable
 from .source import TokenSource
 from .state import TokenState
-
-__all__ = ["Acquired", "ClientCredentials", "Secret"]
 
 Secret = str | Callable[[], str]
 
@@ -139,7 +139,7 @@ class ClientCredentials:
             user_agent: of the API request.
             rejected: the token that the API answered 401 to.
         """
-        return Call(self.client, sender, user_agent, self.on_event, reads_secret=self, rejected=rejected)
+        return Call(self.client, sender, user_agent, self.on_event, self, rejected)
 
     def acquire(self, call: Call, *, in_background: bool = False) -> Flow[Acquired]:
         """Return a token that may be sent.
@@ -165,6 +165,7 @@ class ClientCredentials:
         """Move on to the new secret's source, once. Until it has a token, the old valid one is served."""
         call.has_rotated = True
         at, client = now(), self.client
+        reports.rotated(client)
         valid = source.local.value.usable(call.rejected, client.leeway, at)
         if valid is not None:
             source.local.apply(lambda state: state.paused(client.timeout, at))
@@ -213,6 +214,7 @@ class ClientCredentials:
 
     def replayed(self, call: Call, replacement: Acquired, status_code: int, duration: float) -> Flow[None]:
         """The API answered the second request."""
+        reports.replayed(self.client.name, replacement.token, status_code, duration)
         call.emit("RequestReplayed", replacement.token, status_code=status_code, duration=duration)
         try:
             source = self._source

@@ -22,22 +22,6 @@ from .._oauth.messages import TokenRequest, TokenResponse
 from .._process import lock, process_id
 from ..exceptions import TokenEndpointError
 
-__all__ = [
-    "BlockedError",
-    "ConnectionLostError",
-    "Effect",
-    "Flow",
-    "Job",
-    "Outcome",
-    "ReadResponse",
-    "RunInThread",
-    "SendTokenRequest",
-    "Sleep",
-    "Stepper",
-    "Wait",
-    "Waiter",
-]
-
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -155,7 +139,7 @@ class Job(Generic[T]):
 
     @property
     def is_running(self) -> bool:
-        """Whether its outcome is still to come; a fork leaves its thread in the parent."""
+        """Whether its outcome is still to come. A fork leaves its thread in the parent."""
         return self.outcome is None and self._process_id == process_id()
 
     def join(self) -> Waiter:
@@ -181,6 +165,13 @@ class Job(Generic[T]):
             self.is_abandoned = True
             return Outcome(is_timeout=True)
         return self.outcome
+
+    def wait(self, seconds: float) -> None:
+        """Block this thread until the function has ended, at most some seconds."""
+        ended, waiter = threading.Event(), self.join()
+        waiter.notify = ended.set
+        if not waiter.is_woken:
+            ended.wait(seconds)
 
     def _start(self) -> None:
         context = contextvars.copy_context()

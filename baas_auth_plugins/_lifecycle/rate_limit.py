@@ -16,8 +16,6 @@ from .._oauth.token import Instant
 from .._process import lock, process_id
 from .state import NO_BACKOFF, Backoff
 
-__all__ = ["RateLimiter", "RateLimits"]
-
 Limit = tuple[int, float] | None
 """Requests and seconds."""
 

@@ -19,8 +19,6 @@ from .._process import lock, process_id
 from ..exceptions import BaaSAuthError, TokenEndpointUnavailableError
 from .effects import BlockedError, ConnectionLostError, Flow, Wait, Waiter
 
-__all__ = ["Flight", "OutOfTimeError", "SingleFlight", "no_token"]
-
 _MOST_LOST_CONNECTIONS = 2
 _LOOK_AGAIN = 3.0  # seconds after which a waiter checks whether the leader still holds its lease
 _MARGIN = 5.0  # seconds that a leader may need beside its slow step
@@ -41,18 +39,6 @@ class OutOfTimeError(Exception):
 
 class Flight:
     """One piece of work, the caller that leads it, and its waiters."""
-
-    __slots__ = (
-        "error",
-        "is_over",
-        "is_urgent",
-        "leader",
-        "lease_until",
-        "lost_connections",
-        "process_id",
-        "thread",
-        "waiters",
-    )
 
     def __init__(self, leader: Waiter, *, is_urgent: bool) -> None:
         self.leader = leader
@@ -117,12 +103,13 @@ class SingleFlight:
                     flight.waiters[caller] = None
             try:
                 yield from self._wait(flight, caller)
-            except BlockedError:  # a flight of its own
+            except BlockedError:
                 with lock():
-                    joined, flight = flight, Flight(caller, is_urgent=is_urgent)
-                    joined.waiters.pop(caller, None)
-                    if self._flight is joined:
-                        self._flight = flight
+                    if not flight.is_over and flight.leader is not caller:  # a flight of its own
+                        joined, flight = flight, Flight(caller, is_urgent=is_urgent)
+                        joined.waiters.pop(caller, None)
+                        if self._flight is joined:
+                            self._flight = flight
             with lock():
                 leads = flight.leader is caller
                 if leads:

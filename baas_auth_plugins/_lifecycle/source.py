@@ -22,14 +22,14 @@ from ..exceptions import (
     TokenEndpointError,
     TokenEndpointUnavailableError,
 )
+from . import reports
+from .call import Call, Work
 from .coordinator import Coordinator, LocalState
 from .effects import ConnectionLostError, Flow
-from .fetch import RETRIED, RETRIES, Call, Sending, Work, fetch
+from .fetch import RETRIED, RETRIES, fetch
 from .rate_limit import RateLimiter
 from .single_flight import Flight, OutOfTimeError, SingleFlight, no_token
 from .state import TokenState, Transition, Verdict
-
-__all__ = ["TokenSource"]
 
 logger = logging.getLogger("baas_auth_plugins")
 
@@ -50,7 +50,17 @@ class TokenSource:
         limiter: the client's rate limit.
     """
 
-    __slots__ = ("__weakref__", "_coordinator", "_flights", "_lost_to", "_provider", "_sending", "key", "limiter", "local")
+    __slots__ = (
+        "__weakref__",
+        "_coordinator",
+        "_flights",
+        "_lost_to",
+        "_provider",
+        "_sending",
+        "key",
+        "limiter",
+        "local",
+    )
 
     def __init__(
         self, provider: str, key: str, local: LocalState, coordinator: Coordinator, limiter: RateLimiter
@@ -61,13 +71,11 @@ class TokenSource:
         self._provider = provider
         self._coordinator = coordinator
         self._flights = SingleFlight(provider)
-        self._sending = Sending()
         self._lost_to = ""  # why there is no token: rejected or invalidated
 
     def reset(self) -> None:
         """Forget everything. The result of a flight under way is dropped."""
         self._flights = SingleFlight(self._provider)
-        self._sending = Sending()
         self._lost_to = ""
         self.limiter.reset()
         self._coordinator.reset()
@@ -93,19 +101,22 @@ class TokenSource:
             if token is not None:
                 stale = phase is Phase.STALE
                 if tried or self._must_wait(state, at) or (stale and self._flights.is_busy):
-                    return self._serve_stale(call, token, at)
+                    return self._serve_stale(call, state, token, at)
                 if call.starts_renewal is not None:
                     call.starts_renewal()
-                    return self._serve_stale(call, token, at)
+                    return self._serve_stale(call, state, token, at)
                 deadline = min(call.deadline, started.monotonic + call.client.timeout)
             else:
                 failure = failure or state.failure_now(at)
                 if failure is not None:
+                    self._report_pause(state, at, is_ours=tried)
                     raise failure
                 if not call.budget.requests:
                     raise no_token(self._provider, "this call has sent as many token requests as it may")
                 deadline = call.deadline
             tried = True
+            if self._flights.is_busy:
+                reports.waiting(self._provider, has_token=token is not None)
             work = partial(self._renew, call, token, deadline)
             try:
                 yield from self._flights.run(work, is_urgent=token is None, deadline=deadline, joins=not stale)
@@ -115,11 +126,18 @@ class TokenSource:
                 return call.minted
         raise no_token(self._provider, "none that is valid came")
 
+    def _report_pause(self, state: TokenState, at: Instant, *, is_ours: bool) -> None:
+        if not is_ours and state.failure is not None:
+            text = "%s: no token request for %.1f s, because the last one failed; raising its error again"
+            logger.debug(text, self._provider, state.failure.pause.remaining(at))
+
     def _must_wait(self, state: TokenState, at: Instant) -> bool:
         """Return whether a voluntary renewal has to wait."""
         return state.renewal.remaining(at) > 0 or state.blocked.remaining(at) > 0 or self.limiter.wait(at) > 0
 
-    def _serve_stale(self, call: Call, token: Token, at: Instant) -> Token:
+    def _serve_stale(self, call: Call, state: TokenState, token: Token, at: Instant) -> Token:
+        pause = max(state.renewal.remaining(at), state.blocked.remaining(at), self.limiter.wait(at))
+        reports.served(self._provider, token, at, pause)
         call.emit("TokenServedStale", token, remaining=token.remaining(at))
         return token
 
@@ -130,12 +148,11 @@ class TokenSource:
         if current is not None and (token is None or current.access_token != token.access_token):
             return  # another caller was quicker
         reason = self._reason(before, call, token)
-        request = _Request(call, flight, before.generation, now(), reason)
-        logger.debug("%s: requesting a token (%s)", self._provider, reason)
-        epoch = self.local.epoch
+        retries = 0 if before.is_failing(now()) else RETRIES
+        work = Work(call, flight, token, deadline, self.local, retries)
+        request, epoch = _Request(work, reason), work.epoch
+        reports.requesting(call.client, reason, token or call.rejected or before.token, request.started)
         try:
-            retries = 0 if before.is_failing(request.started) else RETRIES
-            work = Work(call, flight, token, deadline, epoch=epoch, retries=retries, sending=self._sending)
             new = yield from fetch(work, self._coordinator, self.limiter)
         except ConnectionLostError as lost:  # nothing may be yielded any more
             error = lost.error or no_token(self._provider, "the connection to the token endpoint was lost")
@@ -175,9 +192,7 @@ class TokenSource:
 
     def _report_success(self, request: _Request, token: Token) -> None:
         duration, call = now().since(request.started), request.call
-        logger.debug(
-            "%s: got token %s in %.3f s (%s)", self._provider, digest(token.access_token), duration, request.reason
-        )
+        reports.minted(call.client, request.reason, token, call.requests, duration)
         fields = {"reason": request.reason, "attempts": call.requests, "duration": duration}
         call.emit("TokenMinted", token, expires_in=token.expires_in, **fields)
 
@@ -185,12 +200,7 @@ class TokenSource:
         call, at, state = request.call, now(), self.local.value
         token = state.usable(call.rejected, call.client.leeway, at)
         pause = max(state.renewal.remaining(at), self.limiter.wait(at))
-        logger.warning(
-            "%s; %s; the next attempt is possible in %.1f s",
-            error,
-            "the valid token is served meanwhile" if token is not None else "there is no valid token",
-            pause,
-        )
+        reports.failed(error, token, at, pause)
         call.emit(
             "RenewalFailed",
             token,
@@ -200,6 +210,13 @@ class TokenSource:
             serving_old_token=token is not None,
             next_attempt_in=pause,
         )
+
+    def _report_401(self, call: Call, token: Token, at: Instant, refusal: Refusal | None) -> None:
+        state = self.local.value
+        limited = max(self.limiter.wait(at), state.blocked.remaining(at))
+        pause = state.rejection.remaining(at) if refusal == "back-off" else limited
+        reports.rejected(self._provider, token, at, refusal, pause, self._other(call, token))
+        call.emit("TokenRejected", token, age=token.age(at), replaying=refusal is None, reason=refusal)
 
     def rejected(self, call: Call, token: Token, *, is_replayable: bool) -> Flow[bool]:
         """The API answered 401 to a token: return whether to send the request again with another one.
@@ -211,9 +228,7 @@ class TokenSource:
         if self._other(call, token) is None:
             yield from self._coordinator.look(call.deadline)
         refusal = self._refusal(call, token, is_replayable=is_replayable)
-        logger.info("%s: the API rejected token %s (401)", self._provider, digest(token.access_token))
-        fields = {"age": token.age(at), "replaying": refusal is None, "reason": refusal}
-        call.emit("TokenRejected", token, **fields)
+        self._report_401(call, token, at, refusal)
         if refusal is None and self._other(call, token) is None:
             self._drop(token, "rejected")  # the request for the next one publishes it
         elif refusal == "body" and self._may_drop(call, token):
@@ -224,7 +239,7 @@ class TokenSource:
         """Do as `rejected` for a request that nobody can send again, where the client has closed the flow."""
         at = now()
         self.local.apply(lambda state: state.with_401(at))
-        call.emit("TokenRejected", token, age=token.age(at), replaying=False, reason="body")
+        self._report_401(call, token, at, "body")
         if self._may_drop(call, token):
             self._coordinator.publish_later(self._dropping_for_good(token))
 
@@ -255,7 +270,7 @@ class TokenSource:
 
         def transition(state: TokenState) -> TokenState:
             is_current = state.token is not None and state.token.access_token == token.access_token
-            return state.without_token(token).with_rejection(at) if is_current else state.without_token(token)
+            return (state.with_rejection(at) if is_current else state).without_token(token)
 
         return transition
 
@@ -280,11 +295,18 @@ class TokenSource:
         at = now()
 
         def transition(state: TokenState) -> TokenState:
-            if not _holds(state, token) or state.verdict is not Verdict.NONE or state.rejection.remaining(at):
+            # Another caller's 401 may have dropped it meanwhile: no other token came for that.
+            is_last = _holds(state, token) or (
+                state.token is None and state.dropped[-1:] == (digest(token.access_token),)
+            )
+            if not is_last or state.verdict is not Verdict.NONE or state.rejection.remaining(at):
                 return state
             return state if state.lease is not None and state.lease.remaining(at) else state.with_rejection(at)
 
+        before = self.local.value
         self.local.apply(transition)
+        if self.local.value is not before:
+            reports.still_rejected(self._provider, token, self.local.value.rejection.remaining(at))
 
     def invalidate(self, token: Token | str | None, deadline: float) -> Flow[None]:
         """Drop a token, here and for all others: this very one, or whichever is current."""
@@ -295,6 +317,7 @@ class TokenSource:
         else:
             dropped = current if token is None or (current is not None and current.access_token == token) else None
         if dropped is not None:
+            logger.debug("%s: invalidate() drops %s", self._provider, reports.name_of(dropped))
             self._drop(dropped, "invalidated")
             yield from self._coordinator.publish(_unchanged)
 
@@ -312,23 +335,20 @@ class _Request:
     renewal of a newer token.
     """
 
-    __slots__ = ("_flight", "_leader", "call", "generation", "reason", "started")
-
-    def __init__(self, call: Call, flight: Flight, generation: int, started: Instant, reason: str) -> None:
-        self.call = call
-        self._flight = flight
-        self._leader = flight.leader
-        self.generation = generation
-        self.started = started
+    def __init__(self, work: Work, reason: str) -> None:
+        self.call = work.call
+        self._work = work
+        self._leader = work.flight.leader
+        self.started = now()
         self.reason = reason
 
     def renewed(self, token: Token) -> Transition:
         """Return the transition after a success."""
-        at, leeway = now(), self.call.client.leeway
-        is_late = self._flight.is_over or self._flight.leader is not self._leader
+        at, leeway, work = now(), self.call.client.leeway, self._work
+        is_late = work.flight.is_over or work.flight.leader is not self._leader
 
         def transition(state: TokenState) -> TokenState:
-            if is_late and state.generation > self.generation and state.usable(None, leeway, at) is not None:
+            if is_late and state.generation > work.generation and state.usable(None, leeway, at) is not None:
                 return state
             return state.renewed(token, at)
 
@@ -346,7 +366,7 @@ class _Request:
             return _unchanged  # another caller's secret may be right
 
         def transition(state: TokenState) -> TokenState:
-            if state.generation > self.generation:
+            if state.generation > self._work.generation:
                 return state
             failed = state.failed(
                 error if isinstance(error, TokenEndpointError) else no_token("", "configuration"),

@@ -16,8 +16,6 @@ from typing import NamedTuple
 from .._oauth.token import Instant, Token, digest
 from ..exceptions import TokenEndpointError
 
-__all__ = ["EMPTY", "Backoff", "Failure", "Lease", "TokenState", "Transition", "Verdict", "merged"]
-
 AFTER_FAILURE = (5.0, 10.0, 20.0, 30.0)
 AFTER_REFUSAL = (5.0, 10.0, 20.0, 40.0, 60.0)
 AFTER_REJECTION = (5.0, 10.0, 20.0, 40.0, 60.0)
@@ -99,7 +97,7 @@ class TokenState:
         rejected_at: when the API last answered 401.
         failure: what callers without a valid token get.
         blocked: nobody sends a token request: a Retry-After, or the wait before a retry.
-        dropped: digests of the last tokens that were dropped. None of them is adopted from another process again.
+        dropped: digests of the last tokens that were dropped or replaced. None of them is adopted from another process again.
         lease: who may send a token request, in a fleet.
     """
 
@@ -146,8 +144,7 @@ class TokenState:
             renewal=Backoff(0, now, min(30.0, token.expires_in / 10)),
             rejection=self.rejection,
             rejected_at=self.rejected_at,
-            # An issuer may hand out the same token again.
-            dropped=tuple(one for one in self.dropped if one != digest(token.access_token)),
+            dropped=self._dropping(self.token, again=token),
         )
 
     def is_failing(self, now: Instant) -> bool:
@@ -173,14 +170,20 @@ class TokenState:
 
     def without_token(self, token: Token) -> TokenState:
         """Drop this very token, never a successor."""
-        dropped = digest(token.access_token)
-        others = tuple(one for one in self.dropped if one != dropped)
         is_ours = self.token is not None and self.token.access_token == token.access_token
         return replace(
             self,
             token=None if is_ours else self.token,
             verdict=Verdict.NONE if is_ours else self.verdict,
-            dropped=(*others, dropped)[-_MOST_DROPPED:],
+            dropped=self._dropping(token),
+        )
+
+    def _dropping(self, token: Token | None, again: Token | None = None) -> tuple[str, ...]:
+        """Return the dropped tokens with one more, and without the one that the issuer handed out again."""
+        last = (digest(token.access_token),) if token is not None else ()
+        kept = tuple(one for one in self.dropped if one not in last)
+        return tuple(
+            one for one in (*kept, *last)[-_MOST_DROPPED:] if again is None or one != digest(again.access_token)
         )
 
     def with_401(self, now: Instant) -> TokenState:
@@ -233,8 +236,11 @@ def merged(local: TokenState, shared: TokenState | None, now: Instant) -> TokenS
     if local.generation != shared.generation:
         newer, older = (local, shared) if local.generation > shared.generation else (shared, local)
         # A record that expired, or was lost, starts anew with a lower generation than some processes know.
-        winner = older if _replaces_expired(older, newer, now) else newer
-    elif _same(local.token, shared.token):
+        winner = newer
+        if _replaces(older, newer, now):
+            without = replace(newer, token=None, verdict=Verdict.NONE)
+            winner = _united(replace(older, generation=newer.generation), without, now)
+    elif _same(local.token, shared.token) or local.token is None or shared.token is None:
         winner = _united(local, shared, now)
     else:  # both tokens were issued while the cache was down
         dropped = _both_dropped(local, shared)
@@ -243,14 +249,14 @@ def merged(local: TokenState, shared: TokenState | None, now: Instant) -> TokenS
         winner = local if keep_local and shared_gone else shared
         winner = replace(winner, dropped=dropped)
         if shared_gone and not keep_local:
-            winner = replace(winner, token=None)
+            winner = replace(winner, token=None, verdict=Verdict.NONE)
     return replace(winner, lease=shared.lease)
 
 
-def _replaces_expired(older: TokenState, newer: TokenState, now: Instant) -> bool:
-    """Return whether the newer state's token has expired, and the older one's is valid for callers of any leeway."""
-    has_expired = newer.token is not None and not newer.token.is_valid(now, math.inf)
-    return has_expired and older.usable(None, math.inf, now) is not None and not _is_gone(older.token, newer.dropped)
+def _replaces(older: TokenState, newer: TokenState, now: Instant) -> bool:
+    """Return whether only the older state has a valid token, for callers of any leeway, which the newer one does not know."""
+    is_needed = newer.usable(None, math.inf, now) is None
+    return is_needed and older.usable(None, math.inf, now) is not None and not _is_gone(older.token, newer.dropped)
 
 
 def _same(one: Token | None, other: Token | None) -> bool:
@@ -262,23 +268,27 @@ def _is_gone(token: Token | None, dropped: tuple[str, ...]) -> bool:
 
 
 def _both_dropped(local: TokenState, shared: TokenState) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*local.dropped, *shared.dropped)))[-_MOST_DROPPED:]
+    ours = tuple(one for one in local.dropped if one not in shared.dropped)
+    return (*ours, *shared.dropped)[-_MOST_DROPPED:]
 
 
 def _united(local: TokenState, shared: TokenState, now: Instant) -> TokenState:
-    verdict = max(local.verdict, shared.verdict)
+    token, dropped = local.token or shared.token, _both_dropped(local, shared)
+    if _is_gone(token, dropped):
+        token = None
+    verdict = Verdict.NONE if token is None else max(local.verdict, shared.verdict)
     rejection = _stronger(local.rejection, shared.rejection, now)
     failures = [failure for failure in (local.failure, shared.failure) if failure is not None]
     return TokenState(
         generation=local.generation,
-        token=local.token,
+        token=token,
         verdict=verdict,
         renewal=_stronger(local.renewal, shared.renewal, now),
         rejection=NO_BACKOFF if verdict is Verdict.ACCEPTED else rejection,
         rejected_at=max(local.rejected_at, shared.rejected_at, key=lambda at: at.wall),
         failure=max(failures, key=lambda one: (one.pause.count, one.pause.remaining(now)), default=None),
         blocked=_stronger(local.blocked, shared.blocked, now),
-        dropped=_both_dropped(local, shared),
+        dropped=dropped,
     )
 
 

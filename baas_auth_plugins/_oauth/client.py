@@ -15,8 +15,6 @@ from .messages import TokenRequest
 from .origins import origin_of_url
 from .provider import Provider
 
-__all__ = ["Headers", "OAuthClient", "basic_value", "derive_key"]
-
 Headers = Mapping[str, Any]
 """A request's headers as its library keeps them: str or bytes in requests, a class of their own in httpx."""
 

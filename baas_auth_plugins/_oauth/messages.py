@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from ..exceptions import InvalidTokenResponseError
 
-__all__ = ["MAX_RESPONSE_BYTES", "NetworkError", "TokenRequest", "TokenResponse"]
-
 MAX_RESPONSE_BYTES = 1 << 20
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # zlib recognises which of the two it is
 

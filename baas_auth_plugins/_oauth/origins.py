@@ -17,8 +17,6 @@ import idna
 
 from ..exceptions import ConfigurationError, InsecureTransportError
 
-__all__ = ["AllowedOrigins", "Origin", "is_loopback", "origin", "origin_of_url", "parse_origin", "text_of"]
-
 Origin = tuple[str, str, int]
 """Scheme, host and port."""
 

@@ -12,8 +12,6 @@ from .origins import Origin, parse_origin
 from .provider import Provider
 from .token import SCOPE_TOKEN
 
-__all__ = ["base_url", "client_id", "client_secret", "headers", "is_async", "origins", "scope", "seconds"]
-
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADERS_OF_OURS = {"authorization", "content-length", "transfer-encoding"}

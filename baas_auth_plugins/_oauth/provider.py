@@ -13,8 +13,6 @@ from typing import Any, Literal
 from ..exceptions import ConfigurationError
 from .origins import parse_origin
 
-__all__ = ["ClientAuthMethod", "Provider", "TokenRequestFormat"]
-
 ClientAuthMethod = str | Callable[[Any, str, str, Any, str], tuple[str, Any, str]]
 """The name of a method, or a function ``(client, method, uri, headers, body)`` as Authlib's `ClientAuth` takes."""
 
@@ -22,6 +20,7 @@ TokenRequestFormat = Literal["form", "json", "query", "empty"]
 
 _METHODS = ("client_secret_basic", "client_secret_post", "none", "private_key_jwt", "client_secret_jwt")
 _FORMATS = ("form", "json", "query", "empty")
+_IN_PARAMETERS = ("client_secret_post", "private_key_jwt", "client_secret_jwt")
 _SCOPE_MODES = ("required", "optional", "assigned")
 
 
@@ -77,17 +76,22 @@ class Provider:
         self._check_origins()
         method = self.token_endpoint_auth_method
         if not callable(method) and method not in _METHODS:
-            raise self._wrong("token_endpoint_auth_method", f"must be one of {', '.join(_METHODS)}, or a function")
+            problem = f"must be one of {', '.join(_METHODS)}, or a function, not {method!r}"
+            raise self._wrong("token_endpoint_auth_method", problem)
         if self.token_request_format not in _FORMATS:
-            raise self._wrong("token_request_format", f"must be one of {', '.join(_FORMATS)}")
+            problem = f"must be one of {', '.join(_FORMATS)}, not {self.token_request_format!r}"
+            raise self._wrong("token_request_format", problem)
+        if self.token_request_format == "empty" and method in _IN_PARAMETERS:
+            raise self._wrong("token_request_format", f"must not be empty with {method}, which sends parameters")
         if self.token_request_format == "query" and method == "client_secret_post":
             raise self._wrong("token_request_format", "must not be query with client_secret_post: URLs are logged")
         if self.scope not in _SCOPE_MODES:
-            raise self._wrong("scope", f"must be one of {', '.join(_SCOPE_MODES)}")
+            raise self._wrong("scope", f"must be one of {', '.join(_SCOPE_MODES)}, not {self.scope!r}")
         if not _is_positive(self.default_expires_in):
             raise self._wrong("default_expires_in", "must be a positive number of seconds")
         limit = self.token_rate_limit
-        if limit is not None and not (isinstance(limit, tuple) and len(limit) == 2 and all(map(_is_positive, limit))):
+        is_pair = isinstance(limit, tuple) and len(limit) == 2 and isinstance(limit[0], int)
+        if limit is not None and not (is_pair and all(map(_is_positive, limit))):
             raise self._wrong("token_rate_limit", "must be (requests, seconds), such as (10, 60), or None")
         if not isinstance(method, str):
             self._check_function("token_endpoint_auth_method", method)
@@ -108,8 +112,8 @@ class Provider:
             if path is None and name != "token_endpoint":
                 continue
             # Anything but a path would become part of the host's name.
-            if not isinstance(path, str) or not path.startswith("/") or not path.isprintable() or " " in path:
-                raise self._wrong(name, f"must be a path that begins with '/', not {path!r}")
+            if not isinstance(path, str) or path[:1] != "/" or not path.isprintable() or set(path) & set(" ?#"):
+                raise self._wrong(name, f"must be a path that begins with '/', without a query, not {path!r}")
 
     def _check_origins(self) -> None:
         if not isinstance(self.environments, Mapping):
@@ -121,8 +125,9 @@ class Provider:
         for name, origin in self.environments.items():
             parse_origin(f"provider {self.name!r}: environments[{name!r}]", origin)
         for name, origins in self.api_origins.items():
-            if isinstance(origins, str):
-                raise self._wrong(f"api_origins[{name!r}]", "must be a tuple of origins, not a str")
+            if not isinstance(origins, tuple | list):
+                problem = f"must be a tuple of origins, not a {type(origins).__name__}"
+                raise self._wrong(f"api_origins[{name!r}]", problem)
             for origin in origins:
                 parse_origin(f"provider {self.name!r}: api_origins[{name!r}]", origin)
 

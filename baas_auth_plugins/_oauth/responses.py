@@ -30,8 +30,6 @@ from .client import OAuthClient, basic_value
 from .messages import TokenResponse
 from .token import Instant, Token
 
-__all__ = ["read_json", "read_token", "redact", "retry_after"]
-
 logger = logging.getLogger("baas_auth_plugins")
 
 _LONGEST_RETRY_AFTER = 300.0

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn, Self
 
-__all__ = ["SCOPE_TOKEN", "Instant", "Phase", "Token", "digest", "now"]
-
 _LONGEST_TOKEN = 16_384
 _B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 section 2.1
 SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")  # RFC 6749 section 3.3
@@ -86,22 +84,37 @@ class Token:
         return self.issued_at + self.expires_in
 
     def age(self, at: Instant) -> float:
-        """Return the seconds since the token request was sent, by the clock that says more."""
+        """Return the seconds since the token request was sent, by the clock that says more.
+
+        Args:
+            at: the moment.
+        """
         return at.since(Instant(self.issued_at, self.monotonic))
 
     def remaining(self, at: Instant) -> float:
-        """Return the seconds until the token expires."""
+        """Return the seconds until the token expires.
+
+        Args:
+            at: the moment.
+        """
         return self.expires_in - self.age(at)
 
     def renew_before(self, leeway: float) -> float:
         """Return the seconds before expiry at which the token is due for renewal: half the lifetime at most.
 
         So a BS2 token of 300 s is renewed at 150 s, although the leeway is 300 s.
+
+        Args:
+            leeway: seconds before expiry at which a token is due for renewal.
         """
         return min(leeway, self.expires_in / 2)
 
     def fresh_until(self, leeway: float) -> Instant:
-        """Return the moment on each clock from which the token is due for renewal."""
+        """Return the moment on each clock from which the token is due for renewal.
+
+        Args:
+            leeway: seconds before expiry at which a token is due for renewal.
+        """
         span = self.expires_in - self.renew_before(leeway)
         return Instant(self.issued_at + span, self.monotonic + span)
 
@@ -123,7 +136,12 @@ class Token:
         return Phase.CRITICAL if remaining > min(5, self.expires_in / 60, critical / 2) else Phase.EXPIRED
 
     def is_valid(self, at: Instant, leeway: float) -> bool:
-        """Return whether the token may still be sent."""
+        """Return whether the token may still be sent.
+
+        Args:
+            at: the moment.
+            leeway: seconds before expiry at which a token is due for renewal.
+        """
         return self.phase(at, leeway) is not Phase.EXPIRED
 
     def __copy__(self) -> Self:

@@ -29,13 +29,13 @@ class MemoryTokenCache:
         self._entries: TLRUCache[str, tuple[Any, float]] = TLRUCache(maxsize, _expiry, timer=self._timer)
 
     def get(self, key: str) -> tuple[Any, float] | None:
-        """Return the value and the seconds until it expires, or None."""
+        """Return the value and the seconds until it expires, or None: see `TokenCache`."""
         with lock():
             value, until = self._entries.get(key, (None, 0.0))
             return None if value is None else (value, until - self._timer())
 
     def swap(self, key: str, old: Any | None, new: Any | None, ttl: float) -> bool:
-        """Replace a value if it still is `old`; None is no value. Return whether it was replaced."""
+        """Replace a value if it still is `old`, and return whether it was replaced: see `TokenCache`."""
         with lock():
             if self._entries.get(key, (None, 0.0))[0] != old:
                 return False

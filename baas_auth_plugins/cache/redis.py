@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.ciphers import aead  # noqa: F401  # importe
 try:
     from redis.client import NEVER_DECODE
     from redis.connection import ConnectionPool
-except ImportError as error:
-    raise ImportError("the Redis cache needs redis-py: pip install 'baas-auth-plugins[redis]'") from error
+except ImportError as _missing:
+    raise ImportError("the Redis cache needs redis-py: pip install 'baas-auth-plugins[redis]'") from _missing
 
 from ..exceptions import ConfigurationError
 
@@ -45,7 +45,7 @@ _NOT_PICKLED = ("credential_provider", "redis_connect_func")
 
 
 class RedisTokenCache:
-    """Keeps tokens in Redis, sealed, for all processes that know the client secret.
+    """Keeps tokens in Redis, encrypted, for all processes that know the client secret.
 
     Args:
         client: a `redis.Redis` or `redis.cluster.RedisCluster`. It is used as it is and never closed.
@@ -71,12 +71,12 @@ class RedisTokenCache:
         self._namespace = namespace
 
     def get(self, key: str) -> tuple[bytes, float] | None:
-        """Return what is kept under `key` and the seconds that are left to it, or None."""
+        """Return the value and the seconds until it expires, or None: see `TokenCache`."""
         kept = self._run(_GET, key)
         return (kept[0], kept[1] / 1000) if kept else None
 
     def swap(self, key: str, old: bytes | None, new: bytes | None, ttl: float) -> bool:
-        """Put `new` in the place of `old`, None being nothing; False if something else is there."""
+        """Replace a value if it still is `old`, and return whether it was replaced: see `TokenCache`."""
         return bool(self._run(_SWAP, key, old or b"", new or b"", max(1, int(ttl * 1000))))
 
     def _run(self, script: str, key: str, *arguments: bytes | int) -> Any:

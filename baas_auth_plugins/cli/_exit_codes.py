@@ -85,6 +85,8 @@ def advice(error: BaaSAuthError, prefix: str) -> str:
     if isinstance(error, TokenEndpointUnavailableError):
         if error.status_code is not None:
             return "The fault is the gateway's. Try again later."
+        if "Check cert of session=" in str(error):
+            return "These are the files of --cert and --key."
         if any(word in str(error) for word in ("certificate", "SSL", "TLS")):
             return "Set REQUESTS_CA_BUNDLE if its CA is private. Use --cert if it wants a client certificate."
         return f"Check the network, the proxy variables and {prefix}_BASE_URL."

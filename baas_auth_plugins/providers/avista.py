@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 from .._oauth.provider import Provider
 from ..auth import OAuth2ClientCredentialsAuth
@@ -18,7 +19,7 @@ class AvistaAuth(OAuth2ClientCredentialsAuth):
     The client secret has 8 to 64 characters. Parameters as in `OAuth2ClientCredentialsAuth`.
     """
 
-    provider = Provider(
+    provider: ClassVar[Provider] = Provider(
         name="avista",
         env_prefix="AVISTA",
         environments={"production": "https://api.avista.global"},
@@ -31,7 +32,7 @@ class AvistaAuth(OAuth2ClientCredentialsAuth):
 class NTXPayAuth(OAuth2ClientCredentialsAuth):
     """Authenticates calls to NTX Pay, for requests, httpx and httpx2; all else is as with `AvistaAuth`."""
 
-    provider = replace(
+    provider: ClassVar[Provider] = replace(
         AvistaAuth.provider,
         name="ntxpay",
         env_prefix="NTXPAY",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from .._oauth.provider import Provider
 from ..introspection import IntrospectionMixin
 
@@ -15,7 +17,7 @@ class AxiaAuth(IntrospectionMixin):
     that lacks one is refused with `InvalidScopeError`. Parameters as in `OAuth2ClientCredentialsAuth`.
     """
 
-    provider = Provider(
+    provider: ClassVar[Provider] = Provider(
         name="axia",
         env_prefix="BAAS",
         environments={"production": "https://baas-gtw.axiadigitalsolutions.com"},

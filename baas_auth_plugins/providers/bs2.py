@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from .._oauth.provider import Provider
 from ..auth import OAuth2ClientCredentialsAuth
 
@@ -16,7 +18,7 @@ class BS2Auth(OAuth2ClientCredentialsAuth):
     `OAuth2ClientCredentialsAuth`.
     """
 
-    provider = Provider(
+    provider: ClassVar[Provider] = Provider(
         name="bs2",
         env_prefix="BS2",
         environments={

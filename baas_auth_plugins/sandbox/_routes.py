@@ -97,7 +97,7 @@ class Routes:
     """
 
     def __init__(self, served: Iterable[Provider]) -> None:
-        self.providers = list(served)
+        self.providers: list[Provider] = list(served)
         self._endpoints: dict[str, Route] = {}
         for cls in registry.PROVIDERS:  # An endpoint that is not served here is refused. It is not an API path.
             self._endpoints.update(dict.fromkeys(_endpoints(cls.provider), Route("unknown")))

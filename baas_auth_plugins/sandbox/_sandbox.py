@@ -139,7 +139,11 @@ class Sandbox(Gateway):
             return url
 
     def origin_of(self, gateway: Declared) -> str:
-        """Return `url` if it tells this gateway's requests from all others', else `url_for` of the gateway."""
+        """Return `url` if it tells this gateway's requests from all others', else `url_for` of the gateway.
+
+        Args:
+            gateway: as for `url_for`.
+        """
         provider = declaration(gateway)
         route = self._routes.find(provider.token_endpoint)
         return self.url if route.owners == (provider,) else self.url_for(provider)

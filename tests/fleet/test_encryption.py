@@ -30,8 +30,8 @@ from fleet.conftest import Join
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
-def assert_sealed(server: RedisServer, *secrets: str) -> None:
-    """See that nothing in Redis shows any of these, and that there is something."""
+def assert_encrypted(server: RedisServer, *secrets: str) -> None:
+    """Check that Redis holds records, and that none of them shows any of these strings."""
     values = server.values()
     assert values
     everything = b"\n".join([*values, *values.values()])
@@ -50,20 +50,20 @@ def test_encrypted_at_rest(join: Join, server: RedisServer, sandbox: Sandbox, fl
     sandbox.inject(Fault("delay", delay=0.5))
     member.begin("token")
     until(lambda: sandbox.count("token"))
-    assert_sealed(server, *hidden)
+    assert_encrypted(server, *hidden)
     hidden.append(member.result())
-    assert_sealed(server, *hidden)
+    assert_encrypted(server, *hidden)
     sandbox.revoke_all()
     assert member.do("call") == 200
     hidden.append(member.do("token"))
-    assert_sealed(server, *hidden)
+    assert_encrypted(server, *hidden)
     sandbox.inject(Fault("status", status=400, body=b'{"error": "access_denied", "error_description": "a long story"}'))
     assert isinstance(member.do("mint"), Exception)
-    assert_sealed(server, *hidden, "access_denied", "a long story")
+    assert_encrypted(server, *hidden, "access_denied", "a long story")
     fleet_clock.advance(120, server)
     sandbox.inject(Fault("status", status=429, retry_after=20))
     assert isinstance(member.do("mint"), RateLimitError)
-    assert_sealed(server, *hidden)
+    assert_encrypted(server, *hidden)
 
 
 def test_everything_expires(join: Join, server: RedisServer, sandbox: Sandbox, fleet_clock: FleetClock) -> None:
@@ -77,7 +77,7 @@ def test_everything_expires(join: Join, server: RedisServer, sandbox: Sandbox, f
 
 
 def test_wrong_secret_gets_nobody_elses_token(join: Join, sandbox: Sandbox) -> None:
-    """Whoever does not know the secret gets no token out of Redis, though everything else is equal."""
+    """Without the secret, no token can be read from Redis, although all other parameters are equal."""
     join().do("token")
     assert isinstance(join(client_secret="wrong").do("token"), InvalidClientError)
     assert isinstance(join(client_secret="wrong").do("token"), InvalidClientError)
@@ -114,7 +114,7 @@ TAMPERINGS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("tampering", [*TAMPERINGS, "swapped", "list", "hash", "stream"])
 def test_tampering(tampering: str, join: Join, server: RedisServer, sandbox: Sandbox) -> None:
-    """A value that somebody changed, cut, moved or replaced is a miss: no error, no foreign token, and mended at once."""
+    """A value that was changed, cut, moved or replaced by others is a miss: no error, no foreign token, and it is overwritten."""
     old = join().do("token")
     with server.client() as client:
         values = server.values()
@@ -158,7 +158,7 @@ def test_value_copied_from_another_key(join: Join, server: RedisServer) -> None:
 def test_expired_token_is_not_revived(
     trick: str, join: Join, server: RedisServer, sandbox: Sandbox, fleet_clock: FleetClock
 ) -> None:
-    """A token past its expiry is used by nobody, whatever somebody does to its key."""
+    """No process uses an expired token, also when a writer prolongs its key."""
     old = join().do("token")
     values = server.values()
     with server.client() as client:
@@ -178,7 +178,7 @@ def test_expired_token_is_not_revived(
 
 
 def test_rejected_token_is_put_back(join: Join, server: RedisServer, sandbox: Sandbox) -> None:
-    """A revoked token that somebody puts back into Redis costs its finder a second try, and nobody more."""
+    """A revoked token that a writer puts back into Redis costs the process that finds it a replay, and no other process."""
     member = join()
     old = member.do("token")
     values = server.values()
@@ -194,7 +194,7 @@ def test_rejected_token_is_put_back(join: Join, server: RedisServer, sandbox: Sa
 
 
 def test_vandal(join: Join, server: RedisServer, sandbox: Sandbox) -> None:
-    """Somebody who writes garbage over every key all the time costs token requests, and no call."""
+    """A writer that overwrites every key with garbage, all the time, causes token requests, and no call fails."""
     members = [join(AvistaAuth) for _ in range(4)]
     rng, done = random.Random(11), threading.Event()  # noqa: S311  # a test, not cryptography
 

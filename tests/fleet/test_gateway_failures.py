@@ -28,8 +28,10 @@ from fleet.conftest import LONG_LEASE, Join, elsewhere
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
-def test_brake_holds_for_the_fleet(join: Join, server: RedisServer, sandbox: Sandbox, fleet_clock: FleetClock) -> None:
-    """When a token is rejected that was minted after a rejection, nobody in the fleet mints for the next one."""
+def test_backoff_holds_for_the_fleet(
+    join: Join, server: RedisServer, sandbox: Sandbox, fleet_clock: FleetClock
+) -> None:
+    """When a token that was requested because of a 401 is rejected, too, no process requests another during the back-off."""
     members = [join() for _ in range(3)]
     at_once(members, "token")
     sandbox.inject(Fault("status", "api", status=401, times=-1))
@@ -50,8 +52,8 @@ def test_brake_holds_for_the_fleet(join: Join, server: RedisServer, sandbox: San
     assert sandbox.count("token") == 3
 
 
-def test_probation_holds_for_the_fleet(join: Join, sandbox: Sandbox) -> None:
-    """A token that was minted after a rejection is on probation everywhere: if it is rejected, too, nobody mints another."""
+def test_rejected_replacement_backs_the_fleet_off(join: Join, sandbox: Sandbox) -> None:
+    """If a process's replacement for a rejected token is rejected, too, no process requests another one."""
     first = join()
     first.do("token")
     sandbox.inject(Fault("status", "api", status=401, times=-1))
@@ -62,7 +64,7 @@ def test_probation_holds_for_the_fleet(join: Join, sandbox: Sandbox) -> None:
     assert sandbox.count("token") == 2
 
 
-def test_rejection_while_the_fleet_may_not_mint(join: Join, sandbox: Sandbox) -> None:
+def test_rejection_while_the_fleet_is_rate_limited(join: Join, sandbox: Sandbox) -> None:
     """Where other processes have used up the token requests, a 401 is returned as it is, and the token stays."""
     member, other = join(), join(max_wait=0.05)
     for _ in range(10):
@@ -79,7 +81,7 @@ def test_rejection_while_the_fleet_may_not_mint(join: Join, sandbox: Sandbox) ->
 def test_refusal_holds_for_the_fleet(
     auth_class: Auth, join: Join, server: RedisServer, sandbox: Sandbox, fleet_clock: FleetClock
 ) -> None:
-    """A wrong secret costs 8 cold processes one token request, and each gets the verdict; a while later, another one."""
+    """A wrong secret costs 8 cold processes one token request, and each gets its error; one more after 5 s."""
     members = [join(auth_class, client_secret="wrong") for _ in range(8)]
     for asked in (1, 2):
         errors = at_once(members, "token")
@@ -128,10 +130,10 @@ def test_lost_connections_of_httpx_leave_no_lease(server: RedisServer, sandbox: 
     assert elsewhere(sandbox, server.port, **LONG_LEASE).get_token()
 
 
-def test_outage_of_the_gateway_is_sat_out_together(
+def test_outage_of_the_gateway_pauses_the_fleet(
     join: Join, server: RedisServer, sandbox: Sandbox, fleet_clock: FleetClock
 ) -> None:
-    """While the gateway is down, processes with a live token try one renewal to a pause between them all."""
+    """While the gateway is down, the processes with a valid token try one renewal together after each pause."""
     members = [join() for _ in range(4)]
     at_once(members, "token")
     fleet_clock.advance(151, server)

@@ -66,7 +66,7 @@ def test_event_loop_goes_on_while_redis_hangs(server: RedisServer, sandbox: Sand
 
 @BACKENDS
 def test_rejected_tasks_while_redis_hangs(backend: str, server: RedisServer, sandbox: Sandbox) -> None:
-    """When all of a process's calls are rejected while Redis does not answer, they find that out together, once."""
+    """When all calls of a process are rejected while Redis does not answer, they wait for Redis together, once."""
     auth, url = (
         make(BS2Auth, sandbox, cache=RedisTokenCache(redis.Redis(LOOPBACK, server.port))),
         api_url(BS2Auth, sandbox),
@@ -94,7 +94,7 @@ def test_rejected_tasks_while_redis_hangs(backend: str, server: RedisServer, san
 
 @pytest.mark.parametrize("max_wait", [2, 6])
 def test_little_patience_while_redis_hangs(max_wait: float, server: RedisServer, sandbox: Sandbox) -> None:
-    """Waiting for a Redis that does not answer leaves even an impatient caller the time to get a token without it."""
+    """Waiting for a Redis that does not answer takes half of `max_wait` at most: a caller has time for a token request."""
     rejected, cold = (elsewhere(sandbox, server.port, max_wait=max_wait, headers={"X-Number": n}) for n in "12")
     rejected.get_token()
     sandbox.revoke_all()
@@ -106,7 +106,7 @@ def test_little_patience_while_redis_hangs(max_wait: float, server: RedisServer,
 
 
 def test_invalidate_does_not_wait_for_redis(server: RedisServer, sandbox: Sandbox) -> None:
-    """While Redis does not answer, a token is dropped here without it: nobody waits for another yet."""
+    """While Redis does not answer, `invalidate` drops the token in this process, and waits for a bounded time."""
     auth = make(BS2Auth, sandbox, cache=RedisTokenCache(redis.Redis(LOOPBACK, server.port)))
     old = auth.get_token()
     server.freeze()
@@ -118,7 +118,7 @@ def test_invalidate_does_not_wait_for_redis(server: RedisServer, sandbox: Sandbo
 
 @BACKENDS
 def test_impatient_tasks_while_redis_hangs(backend: str, server: RedisServer, sandbox: Sandbox) -> None:
-    """Callers who have less patience than an operation on Redis gets do not all fail for as long as Redis hangs."""
+    """While Redis hangs, callers that are cancelled after a second do not all fail: the third goes on without Redis."""
     auth = make(BS2Auth, sandbox, cache=RedisTokenCache(redis.Redis(LOOPBACK, server.port)))
     server.freeze()
 
@@ -155,7 +155,7 @@ def test_connections_that_never_answer(
 
 
 def test_interpreter_exits_while_redis_hangs(server: RedisServer, sandbox: Sandbox) -> None:
-    """A process ends at once, quietly, though an operation on Redis has been hanging in it."""
+    """A process ends at once, without output, although an operation on Redis hangs in it."""
     server.freeze()
     script = f"""
         import threading

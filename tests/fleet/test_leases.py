@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 
 def is_waiting(proxy: Proxy) -> bool:
-    """Tell whether somebody behind this proxy has found a leader, and gone on looking."""
+    """Return whether a process behind this proxy found another's lease, and polls."""
     return proxy.commands.count("EVAL") >= 3
 
 

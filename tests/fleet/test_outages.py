@@ -107,7 +107,7 @@ def wards(
 
 
 def test_outages(wards: dict[str, Ward], join: Join, fleet_clock: FleetClock) -> None:
-    """While Redis is of no use, every call succeeds, after one WARNING in silence; then it is used again, says one INFO."""
+    """While Redis fails, every call succeeds, with one WARNING; when Redis works again, it is used, with one INFO."""
 
     def advance(seconds: float, *, out: bool) -> None:
         """Let time pass; keys that nobody can see grow older afterwards."""
@@ -148,7 +148,7 @@ def test_outages(wards: dict[str, Ward], join: Join, fleet_clock: FleetClock) ->
 
 
 def test_outage_at_the_limit(join: Join, server: RedisServer, sandbox: Sandbox, fleet_clock: FleetClock) -> None:
-    """A process that never met Redis keeps within the rate limit by itself, and so with its pauses and its brake."""
+    """A process that could never reach Redis keeps the rate limit, the pauses and the back-off by itself."""
     server.kill()
     member = join(max_wait=1)
     answers = [member.do("mint") for _ in range(14)]
@@ -163,7 +163,7 @@ def test_outage_at_the_limit(join: Join, server: RedisServer, sandbox: Sandbox, 
 def test_redis_forgets_everything(
     event: str, join: Join, server: RedisServer, sandbox: Sandbox, fleet_clock: FleetClock
 ) -> None:
-    """When Redis loses all it had, live tokens are served on, nobody is told, and the next renewal is shared again."""
+    """When Redis loses its data, valid tokens are served, nothing is logged, and the next renewal is shared again."""
     members = [join() for _ in range(3)]
     tokens = at_once(members, "token")
     command("FLUSHALL")(server) if event == "flushed" else server.restart()
@@ -178,7 +178,7 @@ def test_redis_forgets_everything(
 
 
 def test_redis_is_restarted_during_a_lead(join: Join, server: RedisServer, sandbox: Sandbox) -> None:
-    """When Redis is restarted while one process mints, everybody gets a token, at worst after a second request."""
+    """When Redis is restarted during a token request, every process gets a token, at worst after a second request."""
     sandbox.inject(Fault("delay", delay=1))
     members = [join() for _ in range(4)]
     at_once(members, "ready")

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 def test_retry_after_holds_for_the_fleet(
     join: Join, server: RedisServer, sandbox: Sandbox, fleet_clock: FleetClock
 ) -> None:
-    """While a Retry-After runs that one process was given, no other sends a token request."""
+    """While a Retry-After runs that one process got, no other process sends a token request."""
     sandbox.inject(Fault("status", status=429, retry_after=20))
     first, cold = join(max_wait=1), join(max_wait=1)
     assert isinstance(first.do("token"), RateLimitError)
@@ -40,7 +40,7 @@ def test_retry_after_holds_for_the_fleet(
 
 
 def test_retry_after_is_waited_for_by_the_fleet(join: Join, sandbox: Sandbox) -> None:
-    """A Retry-After that fits everybody's patience is waited for, and one process asks again."""
+    """All processes wait for a Retry-After that fits in their `max_wait`, and one sends a token request."""
     sandbox.inject(Fault("status", status=429, retry_after=1))
     members = [join() for _ in range(4)]
     assert at_once(members, "call") == [200] * 4
@@ -50,7 +50,7 @@ def test_retry_after_is_waited_for_by_the_fleet(join: Join, sandbox: Sandbox) ->
 def test_live_token_is_served_while_limited(
     join: Join, server: RedisServer, sandbox: Sandbox, fleet_clock: FleetClock
 ) -> None:
-    """While a Retry-After runs, whoever has a live token, or finds one in Redis, is served with it."""
+    """While a Retry-After runs, a valid token is served, from this process or from Redis."""
     members = [join(max_wait=1) for _ in range(2)]
     at_once(members, "token")
     fleet_clock.advance(160, server)
@@ -64,7 +64,7 @@ def test_live_token_is_served_while_limited(
 def test_rate_limit_holds_for_the_fleet(
     join: Join, server: RedisServer, sandbox: Sandbox, fleet_clock: FleetClock
 ) -> None:
-    """Four processes that mint as often as they can stay within BS2's 10 in any 60 s, together, and make use of them."""
+    """Four processes that request tokens as often as they can send 10 in any 60 s together, as BS2 allows, and no fewer."""
     members = [join(max_wait=0.05) for _ in range(4)]
     for _ in range(30):
         for _ in range(2):

@@ -43,7 +43,7 @@ def test_many_processes_start_at_once(case: str, processes: int, join: Join, san
 
 @pytest.mark.parametrize("single_active", [False, True])
 def test_rejected_token_of_a_fleet(single_active: bool, join: Join, sandbox: Sandbox) -> None:
-    """A token that was revoked costs the fleet one mint, also where each mint kills the token before."""
+    """A revoked token costs the fleet one token request, also where each new token revokes the one before."""
     sandbox.single_active_token = single_active
     members = [join() for _ in range(8)]
     assert at_once(members, "call") == [200] * 8
@@ -56,7 +56,7 @@ def test_rejected_token_of_a_fleet(single_active: bool, join: Join, sandbox: San
 
 @pytest.mark.parametrize("call", ["call", "call_async"])
 def test_replacement_is_adopted(call: str, join: Join, sandbox: Sandbox) -> None:
-    """What one process minted after a rejection, the others take up at theirs, without a mint of their own."""
+    """After a 401, processes adopt the token that another process requested, without a token request of their own."""
     sandbox.single_active_token = True
     members = [join() for _ in range(3)]
     assert at_once(members, call) == [200] * 3
@@ -88,7 +88,7 @@ def test_steady_state(join: Join, server: RedisServer, sandbox: Sandbox, fleet_c
 def test_renewal_of_one_is_adopted_by_all(
     join: Join, server: RedisServer, sandbox: Sandbox, fleet_clock: FleetClock
 ) -> None:
-    """Whoever finds its token stale takes what another process renewed, and serves it for the rest of its own life."""
+    """A process whose token is stale adopts the one that another process renewed, and serves it until that one is due."""
     members = [join() for _ in range(3)]
     at_once(members, "token")
     fleet_clock.advance(151, server)

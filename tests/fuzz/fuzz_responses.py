@@ -4,7 +4,7 @@
     python tests/fuzz/fuzz_responses.py -max_total_time=120        # or -runs=100000; a directory keeps the corpus
 
 Each input is one HTTP answer (status, headers, body) to one question: a token request through requests or httpx,
-an introspection, a revocation. `tests/test_untrusted.py` asks the same of Hypothesis's answers, without atheris.
+an introspection, a revocation, an API's 401, a token endpoint that stalls, a transport that sends twice. `tests/test_untrusted.py` asks the same of Hypothesis's answers, without atheris.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from baas_auth_plugins import (
     TokenEndpointError,
 )
 
-__all__ = ["QUESTIONS", "Answer", "check", "main"]
+__all__ = ["QUESTIONS", "READERS", "Answer", "check", "main"]
 
 SECRET = "s3cret/of=the+client"
 _numbers = itertools.count()
@@ -112,7 +112,8 @@ def _token_over_httpx(answer: Answer) -> Token | None:
             raise
         except (httpx.HTTPError, httpx.InvalidURL):
             pass  # httpx's own opinion, such as of a Location, which no auth flow gets to see
-    return auth._fresh and auth._fresh.token
+    cached = auth._credentials.cached_header()
+    return cached and cached.acquired.token
 
 
 def _token_with_scope(answer: Answer) -> Token:
@@ -132,13 +133,115 @@ def _revocation(answer: Answer) -> Revocation:
     return _auth(AxiaAuth).revoke("t0ken/x=", client=_session(answer))  # type: ignore[no-any-return]
 
 
-QUESTIONS: tuple[Callable[[Answer], Any], ...] = (
+GOOD = b'{"access_token": "t0ken-%d", "token_type": "Bearer", "expires_in": 3600}'
+
+
+class _Api(BaseAdapter):
+    """Issues good tokens over requests, and answers the first API request with a 401 like this."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self._answer = answer
+        self.tokens, self.calls = 0, 0
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        response = _Gateway(self._next(request.method)).send(request, *args, **kwargs)
+        response.connection = self  # what a response hook sends a replay over
+        return response
+
+    def close(self) -> None:
+        pass
+
+    def _next(self, method: str | None) -> Answer:
+        if method == "POST":
+            self.tokens += 1
+            return Answer(200, (), GOOD % self.tokens)
+        self.calls += 1
+        return Answer(401, self._answer.headers, self._answer.body) if self.calls == 1 else Answer(200, (), b"")
+
+
+def _rejected_over_requests(answer: Answer) -> None:
+    """Whatever is wrong with the body of a 401, the request is sent once more."""
+    api, session = _Api(answer), requests.Session()
+    session.mount("https://", api)
+    session.auth = _auth(AvistaAuth, session=session)
+    session.get("https://api.avista.global/cob", stream=True).close()
+    assert (api.tokens, api.calls) == (2, 2)
+
+
+def _rejected_over_httpx(answer: Answer) -> None:
+    """The same over httpx, which decodes bodies by itself."""
+    api = _Api(answer)
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        found = api._next(request.method)
+        return httpx.Response(found.status, headers=list(found.headers), stream=_Stream(found.body))
+
+    with httpx.Client(transport=httpx.MockTransport(handle), auth=_auth(AvistaAuth)) as client:
+        request = client.build_request("GET", "https://api.avista.global/cob")
+        client.send(request, stream=True).close()
+    assert (api.tokens, api.calls) == (2, 2)
+
+
+class _Stalling(httpx.SyncByteStream):
+    """A body that stops in the middle, for longer than anybody waits."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __iter__(self) -> Any:
+        yield self._body[: len(self._body) // 2]
+        raise httpx.ReadTimeout("stalled")
+
+
+def _token_that_stalls(answer: Answer) -> Token | None:
+    """The token endpoint drips: its headers never end, or its body does not, and the call ends in httpx's own error."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if answer.status >= 400:
+            raise httpx.ReadTimeout("the headers never end", request=request)
+        return httpx.Response(answer.status, headers=list(answer.headers), stream=_Stalling(answer.body))
+
+    with httpx.Client(transport=httpx.MockTransport(handle), auth=_auth(AvistaAuth)) as client:
+        try:
+            client.get("https://api.avista.global/cob")
+        except TokenEndpointError:
+            raise
+        except (httpx.HTTPError, httpx.InvalidURL):
+            pass  # a network error of a yielded token request stays httpx's own
+    return None
+
+
+def _token_that_is_sent_again(answer: Answer) -> Token | None:
+    """A transport that sends each request twice, as after a lost connection, reads the same body twice."""
+    bodies: list[bytes] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        bodies.extend(b"".join(request.stream) for _ in range(2))  # type: ignore[arg-type]  # sync streams
+        return httpx.Response(answer.status, headers=list(answer.headers), stream=_Stream(answer.body))
+
+    with httpx.Client(transport=httpx.MockTransport(handle), auth=_auth(AvistaAuth)) as client:
+        try:
+            client.send(client.build_request("GET", "https://api.avista.global/cob"), stream=True).close()
+        finally:
+            assert bodies[0] == bodies[1] != b""
+    return None
+
+
+READERS: tuple[Callable[[Answer], Any], ...] = (
     _token_over_requests,
     _token_over_httpx,
     _token_with_scope,
     _introspection,
     _introspection_over_httpx,
     _revocation,
+)
+QUESTIONS = (
+    *READERS,
+    _rejected_over_requests,
+    _rejected_over_httpx,
+    _token_that_stalls,
+    _token_that_is_sent_again,
 )
 
 

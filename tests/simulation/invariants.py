@@ -6,6 +6,7 @@ has one per key. The rules of a process always hold. The rules of the fleet hold
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,7 @@ class Referee:
         self.arrivals: dict[str, deque[float]] = {}
         self.answered: dict[str, deque[float]] = {}
         self.blocked: dict[str, Pause] = {}
+        self.rejected_at: dict[str, float] = {}  # when a hook first closed a flow at a 401 to a token
 
     def book(self, key: Key) -> Book:
         """Return a key's book."""
@@ -157,7 +159,7 @@ class Fleet(Referee):
         self.errors: dict[int, Any] = {}
         self.referees: list[Referee] = [self]
         self._troubled_until = _NEVER
-        self._interrupted_at = _NEVER
+        self._interrupted_at = self._hung_until = _NEVER
 
     def check(self, invariant: str, holds: object, detail: object = "") -> None:
         """Count a check; raise if it fails."""
@@ -178,12 +180,14 @@ class Fleet(Referee):
         self._troubled_until = max(self._troubled_until, self.world.true + seconds)
 
     def interrupted(self, _caller: Caller) -> None:
-        """A signal handler raised."""
+        """A signal handler raised as a thread started: what that was to publish is lost."""
         self._interrupted_at = self.world.true
+        self.trouble(60)
 
     def hangs(self, caller: Caller) -> None:
         """A caller's event loop hangs."""
         caller.notes["hung"] = True
+        self._hung_until = caller.notes["hangs until"] + 60
         self.trouble(caller.notes["hangs until"] - self.world.true + 100)
 
     def is_calm(self, seconds: float = 0.0, faults: int = 0) -> bool:
@@ -201,6 +205,10 @@ class Fleet(Referee):
         last = max(self.gateway.failed_at, self.vault.failed_at if self.vault else _NEVER, self._interrupted_at)
         last = max(last, self.vault.rotated_at if self.vault else _NEVER)
         return last < since and not self._stepped(caller, since)
+
+    def schedule(self, seconds: tuple[int, ...]) -> tuple[int, ...]:
+        """Return a schedule of pauses; of a fleet only the first is sure, because each process may start it anew."""
+        return seconds if self.store is None else seconds[:1]
 
     def _stepped(self, caller: Caller, since: float) -> bool:
         return bool(caller.party.process.host.stepped_at >= since)
@@ -250,7 +258,7 @@ class Fleet(Referee):
         if isinstance(effect, SendRequest):
             self._api_request(caller, effect)
         waits = isinstance(effect, Wait | Sleep | RunInThread | SendTokenRequest)
-        if notes.get("first") and caller.kind not in ("invalidate", "background") and notes["how"] in ("send",):
+        if notes.get("first") and caller.kind not in ("invalidate", "background") and notes["how"] == "send":
             self._first_step(caller, waits=waits)
         notes["first"] = False
         if caller.kind == "invalidate" and (caller.outcome or not pending):
@@ -265,6 +273,8 @@ class Fleet(Referee):
         phase, notes = caller.notes["phase"], caller.notes
         if phase is None or (caller.request is not None and caller.request.origin != HOME) or caller.party.vault:
             return
+        if self.store is not None and self.scenario.climate.reissues:
+            return  # a token that was dropped comes back
         if phase == FRESH and "status" not in notes:
             self.check("a fresh token is served at once", not waits, (caller.name, caller.effect, notes["found"]))
         if phase == STALE and "status" not in notes:
@@ -324,19 +334,23 @@ class Fleet(Referee):
                 self.check("one token request is in flight per key and fleet", late, other.name)
         for referee, book in self._books(caller, key):
             if referee.is_strict:
-                self._justify(caller, referee, book, slack=_TICK if referee.process else _TOLD)
+                own = process.referee.book(key).known
+                if referee.process or own is None or own.is_public:  # else its generation is another
+                    self._justify(caller, referee, book, slack=_TICK if referee.process else _TOLD)
         notes.update({"in flight": True, "key": key, "sent": self.world.now, "sent true": true})
         notes["was valid"] = self._usable(caller)
         notes.pop("reply", None)
 
     def _justify(self, caller: Caller, referee: Referee, book: Book, slack: float) -> None:
         """Check that the contract allows this token request."""
+        skews = self.scenario.skews  # what others know may end as much too early
+        ends = slack if referee.process else slack + max(skews) - min(skews)
         true, host, where = self.world.true, caller.party.process.host, "" if referee.process else " in the fleet"
 
         def runs(pause: Pause) -> bool:
             is_sure = host.stepped_at < pause.at and (slack == _TICK or pause.at > self._troubled_until)
             is_known = true - pause.at > slack or slack == _TICK
-            return is_sure and is_known and pause.left(true) > slack and not caller.notes.get("hung")
+            return is_sure and is_known and pause.left(true) > ends and not caller.notes.get("hung")
 
         blocked = referee.blocked.get(caller.party.key[0], Pause())
         self.check(f"no token request while a Retry-After runs{where}", not runs(blocked), blocked)
@@ -348,13 +362,15 @@ class Fleet(Referee):
             return
         known = known.on(host, self.world)
         phase = known.phase(self.world.now, leeway)
-        is_told = true - known.got_true > slack and known.sent_true > host.stepped_at
+        is_told = true > max(known.got_true + slack, self._hung_until) and known.sent_true > host.stepped_at
         if referee.process is None:
             is_told = is_told and known.sent_true > self._troubled_until and known.is_public
         if phase == EXPIRED or not is_told:
             self.check(f"an outage is cached{where}", retries or not runs(book.failed), book.failed)
         elif known.issued.text in self.rejected or known.issued.text == caller.notes.get("served"):
-            is_late = caller.notes["asked"] <= book.rejected.at + slack  # its 401 came before
+            # Its 401 came before, or the issuer hands out the same token again.
+            late = slack if self.store is None else _TOLD
+            is_late = caller.notes["asked"] <= book.rejected.at + late or self.scenario.climate.reissues
             self.check(f"the back-off of rejections is kept{where}", is_late or not runs(book.rejected), book.rejected)
         elif not caller.party.vault:
             self.check(f"a fresh token is not requested again{where}", phase != FRESH, known)
@@ -391,12 +407,14 @@ class Fleet(Referee):
         known = Known(issued, notes["sent"], notes["sent true"], caller.party.process.host, issued.life, true)
         known.is_public = self.is_calm()
         self.rejected.discard(issued.text)
+        for referee in self.referees:
+            referee.rejected_at.pop(issued.text, None)
         self.dropped.discard(issued.text)
         leeway = caller.party.client.leeway
         if known.phase(self.world.now, leeway) == EXPIRED:
             self._failed(caller, key, Reply("refusal", None))
             return
-        notes["minted"] = issued.text
+        notes["minted"], caller.party.is_resolved = issued.text, True
         caller.party.key = key
         for _, book in self._books(caller, key):
             if book.known is not None and book.known.sent_true > known.sent_true:
@@ -418,9 +436,9 @@ class Fleet(Referee):
             if caller.party.vault or notes.get("hung"):
                 continue
             if reply is not None and reply.kind == "refusal":
-                book.refused = book.refused.again(true, _REFUSED, stepped_at)
+                book.refused = book.refused.again(true, self.schedule(_REFUSED), stepped_at)
             elif _same(book.known, notes["was valid"]):
-                book.renewal = book.renewal.again(true, _FAILED, stepped_at)
+                book.renewal = book.renewal.again(true, self.schedule(_FAILED), stepped_at)
             elif isinstance(caller.error, TokenEndpointUnavailableError) and notes["requests"] == 4:
                 book.failed = Pause(true, _FAILED[0])
 
@@ -443,7 +461,11 @@ class Fleet(Referee):
         known = self.tokens.get(text)
         if notes["sends"] == 2 and "redirected" not in notes:
             self.check("a replay has another token", self.scenario.climate.reissues or text != notes["served"], text)
-        notes["served"], host = text, caller.party.process.host
+        rejected_at = caller.party.process.referee.rejected_at.get(text, math.inf)
+        if notes["sends"] == 1 and rejected_at < notes["asked"] - _TICK and not self.scenario.climate.reissues:
+            excused = self._is_401_returned(caller, issued.key)
+            self.check("after a hook raised at a 401, later calls get a new token", excused, text)
+        notes["served"], host, caller.party.is_resolved = text, caller.party.process.host, True
         if known is None:
             return  # its answer was lost for the caller that requested it, but not for the cache
         lied = self.store is not None and self.store.last_lie > known.sent_true
@@ -473,11 +495,15 @@ class Fleet(Referee):
         minted = notes.get("minted") == served
         if is_ours:
             self.rejected.add(served)
+            if caller.has_hook and caller.kind == "httpx" and not is_replay:
+                caller.party.process.referee.rejected_at.setdefault(served, true)
         for _, book in self._books(caller, known.issued.key):
             if is_ours and ((is_replay and minted) or not last.is_replayable or caller.has_hook):
                 book.rejections.append(true)
-                if is_replay and minted and _same(book.known, known) and true > book.accepted_at + 60:
-                    book.rejected = book.rejected.again(true, _REJECTED, stepped_at)
+                others = any(one.notes.get("in flight") and one.notes["key"] == known.issued.key for one in self.active)
+                is_new = not others and book.rejected.left(true) <= 0 and true > book.accepted_at + 60
+                if is_replay and minted and _same(book.known, known) and is_new:
+                    book.rejected = book.rejected.again(true, self.schedule(_REJECTED), stepped_at)
             elif is_replay and minted and status != 401 and not caller.has_hook:
                 book.accepted_at = true
                 book.rejected = Pause()
@@ -502,12 +528,15 @@ class Fleet(Referee):
 
     def _failed_call(self, caller: Caller) -> None:
         known, true = self._usable(caller), self.world.true
-        excused = caller.party.vault is not None and self.vault.rotated_at > true - 400
+        vault, rotated = caller.party.vault is not None, self.vault.rotated_at if self.vault else _NEVER
+        excused = vault and (rotated > true - 400 or not caller.party.is_resolved)
         if known is not None and not excused:
             self.check(
                 "no call fails while a token is valid", known.got_true > true - _TICK, f"{caller.error}; {known}"
             )
         fleets = self.book(caller.party.key).known
+        skews = self.scenario.skews  # a pause may have ended earlier for another process
+        excused = excused or max(skews) - min(skews) > _TOLD
         if self.is_calm() and fleets is not None and not excused and fleets.is_public:
             is_valid = (
                 fleets.on(caller.party.process.host, self.world).phase(self.world.now, caller.party.client.leeway)
@@ -525,17 +554,21 @@ class Fleet(Referee):
 
     def _returned_401(self, caller: Caller) -> None:
         """A 401 was returned that another token might have healed."""
-        notes, true, key = caller.notes, self.world.true, self.gateway.tokens[caller.notes["served"]].key
-        process, client_id = caller.party.process, key[0]
+        excused = self._is_401_returned(caller, self.gateway.tokens[caller.notes["served"]].key)
+        self.check("a 401 is returned only for a rejected replay or a rate limit", excused, caller.name)
+
+    def _is_401_returned(self, caller: Caller, key: Key) -> bool:
+        """Return whether there is a reason not to request a token because of a 401."""
+        notes, true, process = caller.notes, self.world.true, caller.party.process
         own, fleets = process.referee.book(key), self.book(key)
         since = own.accepted_at
         if self.is_calm(faults=1) and fleets.accepted_at < notes["asked"] - _TOLD:
             since = max(since, fleets.accepted_at)
         rejected = any(max(since, true - 65) < at for at in fleets.rejections)
-        limited = process.referee.limited(client_id) or self.limited(client_id)
-        excused = rejected or limited or notes.get("hung") or not self._is_healthy(caller)
-        excused = excused or (self.store is not None and not self.is_calm(faults=1)) or self._troubled_until > true
-        self.check("a 401 is returned only for a rejected replay or a rate limit", excused, caller.name)
+        limited = process.referee.limited(key[0]) or self.limited(key[0])
+        is_calm = self.store is None or self.is_calm(faults=1)
+        hung = notes.get("hung") or self._troubled_until > true
+        return bool(rejected or limited or hung or not is_calm or not self._is_healthy(caller))
 
 
 def _same(one: Known | None, other: Known | None) -> bool:

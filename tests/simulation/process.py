@@ -71,6 +71,7 @@ class Party:
     sender: Sender
     credentials: ClientCredentials = field(init=False)
     parts: AuthParts = field(init=False)
+    is_resolved: bool = False  # whether it has read its secret
 
 
 class Vault:

@@ -44,9 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     figures, failures = run_seeds(range(options.first, options.first + options.seeds))
     days = figures.seconds / 86_400
-    print(
+    print(  # noqa: T201
         f"{figures.seeds} seeds, {days:.0f} simulated days, {figures.token_requests} token requests, {figures.steps} steps"
-    )  # noqa: T201
+    )
     for name, counted in (("calls", figures.calls), ("faults", figures.faults), ("invariants checked", figures.checks)):
         print(f"\n{name}:")  # noqa: T201
         for what, count in sorted(counted.items()):

@@ -67,7 +67,7 @@ class Scenario:
             is_shared=is_shared,
             background=rng.random() < 0.25,
             has_vault=has_vault,
-            skews=tuple(choice((0.0, 0.0, -2.0, 3.0, 90.0, -4000.0)) for _ in range(processes)),
+            skews=tuple(choice((0.0, 0.0, -2.0, 3.0, 90.0)) for _ in range(processes)),
             kinds=choice((("requests",), ("httpx",), ("requests", "httpx"), ("requests", "httpx", "get_token"))),
             bursts=rng.randint(6, 18),
             crowd=choice((1, 2, 4, 8)),

@@ -27,7 +27,7 @@ from .scenario import Scenario
 from .store import TROUBLES, Blocked, Store
 from .world import Host, World
 
-__all__ = ["Figures", "InvariantError", "Simulation", "simulate"]
+__all__ = ["Figures", "InvariantError", "Simulation", "patched", "simulate"]
 
 _MOST_STEPS = 200_000
 _logger = logging.getLogger("baas_auth_plugins")
@@ -460,7 +460,8 @@ def _shown(effect: Any) -> str:
 
 
 @contextmanager
-def _patched(simulation: Simulation) -> Iterator[None]:
+def patched(simulation: Simulation) -> Iterator[None]:
+    """Let the core run in a simulation: its clocks, its threads, its globals of a process."""
     level, thread = _logger.level, SimpleNamespace(Thread=_Thread, get_ident=lambda: 1)
     _logger.setLevel(logging.CRITICAL + 1)
     _running.append(simulation)
@@ -492,7 +493,7 @@ def simulate(
     simulation = Simulation(seed, figures, trace, scenario or Scenario.draw(seed))
     if trace is not None:
         trace(str(simulation.scenario))
-    with _patched(simulation):
+    with patched(simulation):
         try:
             simulation.boot()
             simulation.run()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -285,3 +287,13 @@ def test_freezegun_with_a_stub(project: pytest.Pytester) -> None:
         """
     )
     assert run(project) == {"passed": 4}
+
+
+def test_the_examples_of_the_page_run(project: pytest.Pytester) -> None:
+    """Every example of docs/how-to/testing.md passes as it stands, with the page's own pytest.ini."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "how-to" / "testing.md").read_text()
+    (ini,) = re.findall(r"^```ini\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    examples = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    project.makeini(ini)
+    project.makepyfile(**{f"test_{number}": code for number, code in enumerate(examples)})
+    assert run(project, "-p", "no:asyncio") == {"passed": 6}

@@ -277,7 +277,7 @@ def test_a_subclass_of_a_tool() -> None:
 @pytest.mark.parametrize("mock", [object(), pytest, "responses", None])
 def test_anything_else_is_an_error(mock: object) -> None:
     """What is of no such tool is named in the error."""
-    with pytest.raises(ConfigurationError, match=r"mock: .* is not of responses, respx, pytest-httpx or requests-mock"):
+    with pytest.raises(ConfigurationError, match="mock must come from responses, respx, pytest-httpx or requests-mock"):
         testing.stub_token(mock, AxiaAuth)
 
 
