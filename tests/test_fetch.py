@@ -165,6 +165,16 @@ def test_lead_is_held_over_each_slow_step(gateway: Gateway, step: type) -> None:
     assert gateway.flight.lease_until == gateway.clock.monotonic + seconds + 5
 
 
+@pytest.mark.parametrize(("urgent", "seconds"), [(False, 0.2), (True, 0.5)])
+def test_a_renewal_takes_no_longer_than_its_caller_waits(gateway: Gateway, urgent: bool, seconds: float) -> None:
+    """Where a slow vault took most of `timeout`, a renewal ends in time; a caller without a token gets half a second."""
+    work = gateway.work(urgent=urgent, max_wait=0.2)
+    work.call.sender = lambda _request, _is_wanted: issued()
+    steps = Steps(fetch(work, gateway.coordinator, gateway.limiter))
+    assert isinstance(steps.effect, RunInThread)
+    assert steps.effect.seconds == pytest.approx(seconds)
+
+
 def test_request_is_sent_in_a_bounded_thread(gateway: Gateway) -> None:
     """With a sender, the whole request is a job in a thread, with `timeout` in total; a late one is a network error."""
     work = gateway.work(urgent=False, timeout=7)

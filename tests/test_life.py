@@ -28,6 +28,7 @@ from conftest import (
     sent_tokens,
 )
 from gate import Gate
+from raw_gateway import until
 
 from baas_auth_plugins import (
     AxiaAuth,
@@ -37,6 +38,7 @@ from baas_auth_plugins import (
     OAuth2ClientCredentialsAuth,
     TokenEndpointUnavailableError,
 )
+from baas_auth_plugins._lifecycle.single_flight import SingleFlight
 from baas_auth_plugins.sandbox import Fault, Sandbox
 
 # lifetime: when it is stale, critical and dead, in seconds after the token request (CONTRACT, section 3)
@@ -153,6 +155,23 @@ def test_dead_token_is_replaced_after_retries(client: Client, clock: FakeClock, 
     assert session.minted == 1 + 4
     assert len(clock.slept) == 3
     assert all(0 <= slept <= 0.5 * 2**n for n, slept in enumerate(clock.slept))
+
+
+def test_second_caller_that_sees_no_renewal_yet(
+    clock: FakeClock, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller that looked just before another one began the renewal gets the old token at once, too."""
+    auth = make(NTXPayAuth, sandbox)
+    old = auth.get_token()
+    clock.advance(3310)
+    sandbox.inject(Fault("delay", "token", delay=2))
+    monkeypatch.setattr(SingleFlight, "is_busy", property(lambda _: False))
+    with ThreadPoolExecutor(1) as pool:
+        renewing = pool.submit(auth.get_token)
+        until(lambda: sandbox.count("token") == 2)
+        assert auth.get_token() == old
+        assert not renewing.done()
+        assert renewing.result(20) != old
 
 
 @pytest.mark.parametrize(("state", "elapsed"), [("stale", 3300), ("critical", 3540)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import threading
@@ -158,6 +159,31 @@ def test_a_listener_that_asks_for_a_token_does_not_multiply_requests(
     assert sandbox.count("token") <= 6
     assert clock.monotonic - start <= 4
     assert len(depth) < 50
+
+
+def test_a_task_that_a_listener_starts_has_a_budget_of_its_own(clock: FakeClock, sandbox: Sandbox) -> None:
+    """A worker that the first event starts in asyncio lives on: each of its calls may take `max_wait` and 6 requests."""
+
+    async def main() -> int:
+        workers: list[asyncio.Task[None]] = []
+
+        async def work() -> None:
+            await asyncio.sleep(0)
+            for _ in range(8):
+                clock.advance(100)
+                await auth.ainvalidate()
+                await auth.aget_token()
+
+        def on_event(_: object) -> None:
+            if not workers:
+                workers.append(asyncio.create_task(work()))
+
+        auth = make(NTXPayAuth, sandbox, on_event=on_event)
+        await auth.aget_token()
+        await workers[0]
+        return sandbox.count("token")
+
+    assert asyncio.run(main()) == 9
 
 
 def test_a_listener_gets_the_token_that_it_hears_of(sandbox: Sandbox) -> None:

@@ -338,6 +338,15 @@ def test_empty_format_names_the_client_in_the_header_alone(sandbox: Sandbox) -> 
 # -- functions
 
 
+def test_a_functions_error_uses_up_no_rate_limit() -> None:
+    """A token request that could not be built counts against no limit: each call gets the error, none waits."""
+    auth_class = class_of(token_endpoint_auth_method=failing, token_rate_limit=(2, 60))
+    auth = auth_class("limited functions", SECRET, cache=MemoryTokenCache(), max_wait=5)
+    for _ in range(4):
+        with pytest.raises(ConfigurationError):
+            auth.get_token()
+
+
 @pytest.mark.parametrize(
     ("method", "problem", "cause"),
     [

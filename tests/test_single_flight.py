@@ -46,9 +46,9 @@ class Airport:
 class Caller(Steps):
     """One caller of the flight, stopped wherever it yields."""
 
-    def __init__(self, airport: Airport, *, is_urgent: bool = True, patience: float = 60) -> None:
+    def __init__(self, airport: Airport, *, is_urgent: bool = True, patience: float = 60, joins: bool = True) -> None:
         deadline = airport.clock.monotonic + patience
-        super().__init__(airport.flights.run(airport.work, is_urgent=is_urgent, deadline=deadline))
+        super().__init__(airport.flights.run(airport.work, is_urgent=is_urgent, deadline=deadline, joins=joins))
 
     @property
     def leads(self) -> bool:
@@ -99,6 +99,17 @@ def test_one_leads_and_all_get_the_outcome(airport: Airport) -> None:
     assert all(caller.is_over and caller.error is None for caller in waiters)
     assert airport.led == 1
     assert not airport.flights.is_busy
+
+
+def test_caller_that_joins_nobody_leads_or_goes(airport: Airport) -> None:
+    """A caller with a stale token leads a renewal; or it returns at once, also where the other one began just now."""
+    leader = Caller(airport, joins=False)
+    assert leader.leads
+    other = Caller(airport, joins=False)
+    assert (other.is_over, other.error) == (True, None)
+    waiting = Caller(airport)
+    leader.go()
+    assert waiting.is_woken
 
 
 def test_next_flight_is_a_new_one(airport: Airport) -> None:

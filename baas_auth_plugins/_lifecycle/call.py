@@ -25,6 +25,8 @@ Sender = Callable[[TokenRequest, Callable[[], bool]], TokenResponse]
 """Sends a token request in the thread that calls it. The second argument returns whether a caller still waits."""
 
 _MOST_REQUESTS = 6
+_SHORTEST_TIMEOUT = 0.5  # seconds for a request that is due at the very end of the caller's `max_wait`
+_SHORTEST_RENEWAL = 0.05  # seconds for one that is due when reading the secret has taken almost all of `timeout`
 
 
 class SecretReader(Protocol):
@@ -48,10 +50,14 @@ class SecretReader(Protocol):
 
 @dataclass(slots=True)
 class _Budget:
-    """What one call may use: time and token requests. A listener that asks for a token uses its caller's."""
+    """What one call may use: time and token requests. A listener that asks for a token uses its caller's.
+
+    A task that the listener starts inherits its context. What it does after the listener has returned is its own.
+    """
 
     deadline: float
     requests: int = _MOST_REQUESTS
+    is_of_listener: bool = False
     has_told_limit: bool = False
 
     def tells(self, error: RateLimitError) -> bool:
@@ -101,7 +107,8 @@ class Call:
 
     def __post_init__(self) -> None:
         deadline = now().monotonic + self.client.max_wait
-        self.budget = _budget_of_listener.get() or _Budget(deadline)
+        callers = _budget_of_listener.get()
+        self.budget = callers if callers is not None and callers.is_of_listener else _Budget(deadline)
         self.deadline = min(deadline, self.budget.deadline)
 
     def emit(self, kind: str, token: Token | None, **fields: Any) -> None:
@@ -116,11 +123,13 @@ class Call:
     def flush(self) -> None:
         """Call the listeners, now that no caller waits for this one."""
         events, self._events = self._events, []
-        before = _budget_of_listener.set(self.budget)
+        before, is_nested = _budget_of_listener.set(self.budget), self.budget.is_of_listener
+        self.budget.is_of_listener = True
         try:
             for kind, fields in events:
                 emit(self.on_event, kind, fields)
         finally:
+            self.budget.is_of_listener = is_nested
             _budget_of_listener.reset(before)
 
 
@@ -157,6 +166,11 @@ class Work:
     def is_urgent(self) -> bool:
         """Whether there is no valid token."""
         return self.token is None
+
+    @property
+    def remaining(self) -> float:
+        """The seconds that the next token request may take."""
+        return max(self.deadline - now().monotonic, _SHORTEST_TIMEOUT if self.is_urgent else _SHORTEST_RENEWAL)
 
     def wait(self, seconds: float, error: TokenEndpointError) -> Flow[None]:
         """Wait before the next token request; or raise the error, if that takes longer than the caller has.

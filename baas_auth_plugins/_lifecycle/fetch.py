@@ -28,7 +28,6 @@ logger = logging.getLogger("baas_auth_plugins")
 
 RETRIED = (None, 429, 500, 502, 503, 504)  # None: no answer came
 RETRIES = 3
-_SHORTEST_TIMEOUT = 0.5  # seconds for a request that is due at the very end of the caller's `max_wait`
 
 
 def fetch(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[Token | None]:
@@ -117,7 +116,7 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
         attempt = work.local.attempt = yield from _new_attempt(work, coordinator, limiter)
     work.flight.hold(client.timeout)
     try:
-        response = yield from attempt.answer(max(work.deadline - now().monotonic, _SHORTEST_TIMEOUT))
+        response = yield from attempt.answer(work.remaining)
         work.local.attempt = None
         yield from coordinator.answered(attempt.number)
         return read_token(client, attempt.secret, response, attempt.sent, now())
@@ -148,8 +147,7 @@ def _new_attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> 
     call.requests += 1
     call.budget.requests -= 1
     work.generation, sent = work.local.value.generation, now()
-    left = max(work.deadline - sent.monotonic, _SHORTEST_TIMEOUT)
-    request = request._replace(timeout=min(request.timeout, left))
+    request = request._replace(timeout=min(request.timeout, work.remaining))
     logger.debug("%s: sending token request %d of this call to %s", client.name, call.requests, client.host)
     return Attempt(request, number, None if call.sender is None else _job(call.sender, request), sent, secret)
 

@@ -77,13 +77,16 @@ class SingleFlight:
         with lock():
             return self._current() is not None
 
-    def run(self, work: Callable[[Flight], Flow[None]], *, is_urgent: bool, deadline: float) -> Flow[None]:
+    def run(
+        self, work: Callable[[Flight], Flow[None]], *, is_urgent: bool, deadline: float, joins: bool = True
+    ) -> Flow[None]:
         """Do the work, or wait for the caller that does it.
 
         Args:
             work: makes the flow, if this caller leads. It gets the flight, to hold its lease.
             is_urgent: whether there is no valid token. The error of a flight that is less urgent is not raised.
             deadline: moment on the monotonic clock at which this caller's `max_wait` ends.
+            joins: False to wait for no other caller.
 
         Raises:
             BaaSAuthError: the work failed, here or for the leader. Each caller gets an object of its own.
@@ -94,6 +97,8 @@ class SingleFlight:
                 flight = self._current()
                 if flight is None:
                     flight = self._flight = Flight(caller, is_urgent=is_urgent)
+                elif not joins:
+                    return
                 else:
                     flight.waiters[caller] = None
             try:

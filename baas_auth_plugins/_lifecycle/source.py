@@ -91,7 +91,7 @@ class TokenSource:
         started, tried, generation = now(), False, self.local.value.generation
         failure: BaaSAuthError | None = None
         for _ in range(_ROUNDS):
-            state, at = self.local.value, now()
+            state, at, stale = self.local.value, now(), False
             if state.generation > generation:
                 call.rejected = None  # an issuer may hand out the rejected token again
             token = state.usable(call.rejected, call.client.leeway, at)
@@ -119,7 +119,7 @@ class TokenSource:
                 reports.waiting(self._provider, has_token=token is not None)
             work = partial(self._renew, call, token, deadline)
             try:
-                yield from self._flights.run(work, is_urgent=token is None, deadline=deadline)
+                yield from self._flights.run(work, is_urgent=token is None, deadline=deadline, joins=not stale)
             except (TokenEndpointError, ConfigurationError) as error:
                 failure = error if token is None else None
             if call.minted is not None:
