@@ -327,7 +327,11 @@ class Fleet(Referee):
         for other in self.active:
             if other is caller or not other.notes.get("in flight") or other.notes["key"] != key:
                 continue
-            late = other.notes.get("hung") or true < self._hung_until or true - other.notes["sent true"] > party.client.timeout + 4.9
+            late = (
+                other.notes.get("hung")
+                or true < self._hung_until
+                or true - other.notes["sent true"] > party.client.timeout + 4.9
+            )
             if other.party.process is process:
                 self.check("one token request is in flight per key and process", late, other.name)
             elif self.is_calm(1.0):
