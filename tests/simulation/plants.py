@@ -102,12 +102,6 @@ def _blind(self: FleetCoordinator, errand: Any, owner: str, shared: Any) -> Any:
     )
 
 
-def _any_publication_ends_the_lead(
-    self: FleetCoordinator, transition: Any, epoch: Any = None, *, ends_lead: bool = False
-) -> Any:
-    yield from _publish(self, transition, epoch, ends_lead=True)
-
-
 def _reborn(self: Codec[Any], raw: object, ttl: float, now: Any) -> Any:
     found = _decrypt(self, raw, ttl, now)
     if isinstance(found, TokenState) and found.token is not None:
@@ -142,12 +136,7 @@ def _future_counts(self: state.Backoff, now: Any) -> float:
     return max(0.0, self.seconds - (now.wall - self.since.wall))
 
 
-_phase, _applied, _leased, _publish = (
-    Token.phase,
-    FleetCoordinator._applied,
-    FleetCoordinator._leased,
-    FleetCoordinator.publish,
-)
+_phase, _applied, _leased = Token.phase, FleetCoordinator._applied, FleetCoordinator._leased
 _decrypt, _rejected, _wait = Codec.decrypt, TokenSource.rejected, RateLimits.wait
 
 PLANTS = (
@@ -174,7 +163,6 @@ PLANTS = (
     Plant("nothing is published", FleetCoordinator, "publish", _failing_publish, True),
     Plant("another's lease is not respected", FleetCoordinator, "_leased", _forgetful, True),
     Plant("no process looks before it leads", FleetCoordinator, "_leased", _blind, True),
-    Plant("any publication ends the lead", FleetCoordinator, "publish", _any_publication_ends_the_lead, True),
     Plant("a shared token is reborn at each reading", Codec, "decrypt", _reborn, True),
     Plant("a record is not read after a 401", FleetCoordinator, "look", _flow_of_nothing, True),
     Plant("a cache that hangs is waited for without bound", store.SharedStore, "_failed", _nothing, True),
