@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ import anyio
 import pytest
 import requests
 from conftest import CLIENTS, NO_TLS, SECRET, Auth, Client, FakeClock, Send, api_url, make, sent_tokens
-from raw_gateway import Exchange, RawGateway, http, until
+from raw_gateway import Exchange, RawGateway, SharedStore, StoreFace, elapsed, http, until
 
 from baas_auth_plugins import AvistaAuth, AxiaAuth, BS2Auth, MemoryTokenCache, NTXPayAuth, TokenEndpointError
 from baas_auth_plugins.sandbox import Fault, Sandbox
@@ -177,6 +179,22 @@ def test_a_redirect_of_a_token_request_is_still_refused(client: Client, auth_cla
         assert isinstance(caught.value, TokenEndpointError)
         assert not [e for e in there.exchanges if SECRET.encode() in e.body or "authorization" in e.headers]
         assert here.count("api") == 0
+
+
+@each_httpx
+def test_a_refused_redirect_is_known_to_all_processes(client: Client, clock: FakeClock) -> None:
+    """A client that follows redirects closes the flow at one. Another process gets the refusal, and waits for no lease."""
+    store = SharedStore(time.time)
+    with RawGateway(on_token=lambda _: http(307, b"", {"Location": "/elsewhere"})) as gateway:
+        for _ in range(2):
+            auth = AxiaAuth("redirect in a fleet", SECRET, base_url=gateway.url, cache=StoreFace(store))
+            with elapsed() as spent, client.open(auth, follow_redirects=True) as send:
+                with pytest.raises(TokenEndpointError):
+                    send("GET", f"{gateway.url}/v1/accounts")
+            assert spent.seconds < 4
+            until(lambda: store.values)
+            threading.Event().wait(0.1)  # the record is written while nobody waits for it
+        assert [e.path for e in gateway.exchanges] == [AxiaAuth.provider.token_endpoint]
 
 
 # -- hooks that raise

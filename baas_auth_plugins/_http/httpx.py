@@ -228,8 +228,9 @@ class _Exchange:
         reason: Exception | None = None
         if isinstance(effect, SendTokenRequest) and self._outgoing is not None:
             self._outgoing.wipe()
-            lost = ConnectionLostError(self._outgoing.read_at_close(_responses_at_close()))
-            reason = self._outgoing.refusal or (lost if isinstance(error, Exception) else None)
+            if isinstance(error, Exception):
+                response = self._outgoing.read_at_close(_responses_at_close())
+                reason = ConnectionLostError(response, self._outgoing.refusal)
             if error is not None and (advice := tls_advice(str(self._outgoing.raw.url), error)):
                 error.add_note(f"{self._parts.credentials.client.name}: {advice}")  # the error stays httpx's own
         elif isinstance(effect, SendRequest):

@@ -213,13 +213,13 @@ class ConnectionLostError(Exception):
 
     Attributes:
         response: the answer of the token endpoint, if a response hook of the client raised at it.
-        error: what that answer means.
+        error: what that answer means, or why the request was not sent on.
     """
 
-    def __init__(self, response: TokenResponse | None = None) -> None:
+    def __init__(self, response: TokenResponse | None = None, error: TokenEndpointError | None = None) -> None:
         super().__init__()
         self.response = response
-        self.error: TokenEndpointError | None = None
+        self.error = error
 
 
 class Stepper(Generic[T]):

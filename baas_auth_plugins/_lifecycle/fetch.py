@@ -123,7 +123,9 @@ def _attempt(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow
     except NetworkError as failure:
         raise unreachable(client, failure) from failure.__cause__
     except ConnectionLostError as lost:
-        lost.error = _error_of(attempt, client, lost.response)
+        lost.error = lost.error or _error_of(attempt, client, lost.response)
+        if lost.error is not None and lost.error.retry_after:
+            limiter.block(lost.error.retry_after, now(), attempt.number)
         raise
     except InvalidClientError:
         yield from work.call.reads_secret.check_after_refusal(work.call)
