@@ -1,4 +1,4 @@
-"""What the whole process shares: the one lock, the process id, and the objects that callers find by key.
+"""Process-wide state: the one lock, the process id, and the objects that callers find by key.
 
 The lock guards a few assignments. It is never held across a yield, a wait or a call into user code. It is reentrant,
 because the garbage collector may close a flow in a thread that holds it. After a fork the child gets a new lock:

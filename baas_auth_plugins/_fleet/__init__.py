@@ -1,1 +1,1 @@
-"""Who fetches a token, among processes: leases, records and a cache that may hang. Redis is one such cache."""
+"""Which process fetches a token: leases and records in a cache that other processes use, too. The cache may hang."""

@@ -1,4 +1,4 @@
-"""Calling an API through a client that is neither requests nor httpx: get a token, call, and heal one 401."""
+"""API calls through any other HTTP client: get a token, call, and after one 401 call once more."""
 
 from __future__ import annotations
 

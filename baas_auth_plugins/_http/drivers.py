@@ -1,4 +1,4 @@
-"""Performing what flows yield, in threads, in asyncio and in trio: all but HTTP.
+"""Drivers: they perform what flows yield, in threads, asyncio and trio. Each face adds HTTP.
 
 asyncio and trio are told apart only where another thread may wake a waiter. For the rest anyio, which httpx brings,
 speaks both.

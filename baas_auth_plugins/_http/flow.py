@@ -1,4 +1,7 @@
-"""Authenticating one API request: get a token, send, and after a 401 send once more. Written once for all clients.
+"""The journey of one API request: get a token, send, and after a 401 send once more. Written once for all clients.
+
+`after_answer` decides whether a 401 is ours: it answers our token, and comes from an origin that may have it. Then
+`source.rejected` decides what becomes of the token, and whether another one is worth a request.
 
 httpx runs `authenticate` as a whole. requests runs `attach` before it sends, and `after_answer` in a response hook.
 """

@@ -1,4 +1,4 @@
-"""One caller that needs a token, and the work that it does for all waiters if it leads."""
+"""One caller that needs a token, and its work for all waiters if it leads."""
 
 from __future__ import annotations
 

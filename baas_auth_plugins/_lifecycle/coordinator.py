@@ -1,4 +1,4 @@
-"""Who sends the token request, and who hears of its outcome: the protocol, and its implementation for one process."""
+"""The coordinator's protocol, and its implementation for one process: who sends a token request, who gets the outcome."""
 
 from __future__ import annotations
 

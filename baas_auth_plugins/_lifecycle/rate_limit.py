@@ -1,6 +1,6 @@
 """The provider's limit on token requests: one sliding window, for a process and for a fleet, and any Retry-After.
 
-A request counts from the moment of its answer, which is never before the gateway counted it. The window reads the
+A request counts from its answer: the gateway has counted it by then. The window reads the
 monotonic clock alone: the limit holds however the wall clock is stepped.
 """
 

@@ -1,1 +1,1 @@
-"""What is said between a client and a gateway: the RFCs and the gateways' pages, as data and pure functions."""
+"""The messages between a client and a gateway, after the RFCs and the gateways' pages: data and pure functions."""

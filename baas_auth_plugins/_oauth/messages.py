@@ -1,4 +1,4 @@
-"""A token request and the answer to it, as messages that know no HTTP library."""
+"""A token request and its answer, independent of HTTP libraries."""
 
 from __future__ import annotations
 

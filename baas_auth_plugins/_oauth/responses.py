@@ -1,4 +1,4 @@
-"""Reading the gateways' answers: the token, the meaning of an error, and when to send the next request.
+"""Reading the gateways' answers: the token, the meaning of an error, and the Retry-After.
 
 Nothing in an answer is trusted. No text of it reaches an error or a log before `redact` has checked it.
 """

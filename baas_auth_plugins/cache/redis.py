@@ -1,7 +1,7 @@
 """The cache that a fleet shares: Redis or Valkey, by way of redis-py (extra `redis`).
 
-One key at a time and two small scripts, so that a single node, Sentinel and a cluster are alike. All
-else (sealing, bounding, backing off) is done for every cache that does I/O.
+One key at a time and two small scripts, so that a single node, Sentinel and a cluster are alike. `_fleet`
+encrypts the values and bounds the time, as for every shared cache.
 """
 
 from __future__ import annotations
