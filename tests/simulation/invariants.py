@@ -23,7 +23,7 @@ from .world import Host, Moment, World
 if TYPE_CHECKING:
     from .process import Process
 
-__all__ = ["Fleet", "InvariantError"]
+__all__ = ["Fleet", "InvariantError", "Sent"]
 
 FRESH, STALE, CRITICAL, EXPIRED = range(4)
 _NEVER = float("-inf")
@@ -71,6 +71,21 @@ class Known:
 
 
 @dataclass(eq=False)
+class Sent:
+    """A token request. One that a thread sends outlives a caller that is cancelled."""
+
+    key: Key
+    process: Process
+    now: Moment
+    true: float
+    timeout: float
+    in_thread: bool
+    reply: Reply | None = None
+    is_abandoned: bool = False  # whether a caller waited in vain
+    over_true: float = _NEVER  # when a caller last ceased to wait
+
+
+@dataclass(eq=False)
 class Pause:
     """Something must not happen for some seconds."""
 
@@ -111,7 +126,7 @@ class Referee:
         self.process = process
         self.books: dict[Key, Book] = {}
         self.arrivals: dict[str, deque[float]] = {}
-        self.answered: dict[str, deque[float]] = {}
+        self.answered: dict[str, deque[Sent]] = {}
         self.blocked: dict[str, Pause] = {}
         self.rejected_at: dict[str, float] = {}  # when a hook first closed a flow at a 401 to a token
 
@@ -136,7 +151,7 @@ class Referee:
         blocked = self.blocked.get(client_id, Pause()).left(true) > -_TICK
         if limit is None:
             return blocked
-        recent = [at for at in self.answered.get(client_id, ()) if at > true - limit[1] - _TOLD]
+        recent = [one for one in self.answered.get(client_id, ()) if one.over_true > true - limit[1] - _TOLD]
         busy = [one for one in self.fleet.active if one.notes.get("in flight")]
         return blocked or len(recent) + len(busy) >= limit[0]
 
@@ -153,6 +168,7 @@ class Fleet(Referee):
         self.store: Any = None
         self.vault: Any = None
         self.active: dict[Caller, None] = {}
+        self.sent: list[Sent] = []  # token requests that are not answered
         self.tokens: dict[str, Known] = {}
         self.rejected: set[str] = set()  # tokens that the API answered 401 to
         self.dropped: set[str] = set()
@@ -237,24 +253,29 @@ class Fleet(Referee):
         elif isinstance(pending, SendRequest) and how == "hook":
             self._api_answer(caller, pending, 401, pending.request)
         notes["how"] = how
-        if how == "lost" or getattr(value, "is_timeout", False):
-            reply = notes.get("reply")  # an answer that comes too late is not heard
-            notes["reply"] = None if reply is not None and reply.response is not None else reply
+        sent = notes.get("in flight")
+        reply = sent.reply if sent is not None else None
+        if sent is not None and (how == "lost" or getattr(value, "is_timeout", False)):
+            sent.is_abandoned = True
+            reply = None if reply is not None and reply.response is not None else reply  # too late: it is not heard
+        notes["reply"] = reply
 
     def _asks(self, caller: Caller) -> None:
         """A caller needs a token: at first, or after a 401."""
         notes = caller.notes
         notes["asked"] = notes["asked awake"] = self.world.true
         notes["slept"] = caller.party.process.host.slept
-        notes["requests"], notes["minted"], notes["first"] = 0, notes.get("minted"), True
+        notes["requests"] = notes["attempts"] = 0
+        notes["minted"], notes["first"] = notes.get("minted"), True
         notes["found"] = found = self._usable(caller)
         notes["phase"] = found.phase(self.world.now, caller.party.client.leeway) if found else None
 
     def after_step(self, caller: Caller, pending: Any) -> None:
         """A caller has gone on: to the next effect, or to its end."""
         notes, effect = caller.notes, caller.effect
-        if notes.pop("in flight", False):
-            self._token_answer(caller, notes.pop("reply", None))
+        sent = notes.pop("in flight", None)
+        if sent is not None:
+            self._token_answer(caller, sent, notes.pop("reply", None))
         if isinstance(effect, SendRequest):
             self._api_request(caller, effect)
         waits = isinstance(effect, Wait | Sleep | RunInThread | SendTokenRequest)
@@ -317,7 +338,7 @@ class Fleet(Referee):
 
     # Token requests.
 
-    def token_request(self, caller: Caller, request: TokenRequest) -> None:
+    def token_request(self, caller: Caller, request: TokenRequest, *, in_thread: bool) -> Sent:
         """A token request leaves."""
         notes, key, true = caller.notes, key_of(request), self.world.true
         party, process = caller.party, caller.party.process
@@ -325,25 +346,34 @@ class Fleet(Referee):
         self.check("one call sends at most 6 token requests", notes["requests"] <= 6)
         self.check("a token request has a timeout", 0 < request.timeout <= party.client.timeout)
         for other in self.active:
-            if other is caller or not other.notes.get("in flight") or other.notes["key"] != key:
+            theirs = other.notes.get("in flight")
+            if other is caller or theirs is None or theirs.key != key:
                 continue
-            late = (
-                other.notes.get("hung")
-                or true < self._hung_until
-                or true - other.notes["sent true"] > party.client.timeout + 4.9
-            )
+            late = other.notes.get("hung") or true < self._hung_until or true - theirs.true > party.client.timeout + 4.9
             if other.party.process is process:
                 self.check("one token request is in flight per key and process", late, other.name)
             elif self.is_calm(1.0):
                 self.check("one token request is in flight per key and fleet", late, other.name)
+        left = [one for one in self.sent if one.process is process and one.key == key and one.in_thread]
+        left = [one for one in left if not one.is_abandoned and true < one.true + one.timeout - _TICK]
+        is_sure = true > self._hung_until and self._interrupted_at < true - party.client.timeout
+        self.check("no token request is sent beside one that a caller left", not left or not is_sure, left)
         for referee, book in self._books(caller, key):
             if referee.is_strict:
                 own = process.referee.book(key).known
                 if referee.process or own is None or own.is_public:  # else its generation is another
                     self._justify(caller, referee, book, slack=_TICK if referee.process else _TOLD)
-        notes.update({"in flight": True, "key": key, "sent": self.world.now, "sent true": true})
-        notes["was valid"] = self._usable(caller)
-        notes.pop("reply", None)
+        sent = Sent(key, process, self.world.now, true, request.timeout, in_thread)
+        self.sent.append(sent)
+        self.awaits(caller, sent)
+        return sent
+
+    def awaits(self, caller: Caller, sent: Sent) -> None:
+        """A caller waits for the answer to a token request: its own, or one that a cancelled caller left behind."""
+        notes = caller.notes
+        if notes.get("in flight") is not sent:
+            notes["in flight"], notes["was valid"] = sent, self._usable(caller)
+            notes["attempts"] += 1
 
     def _justify(self, caller: Caller, referee: Referee, book: Book, slack: float) -> None:
         """Check that the contract allows this token request."""
@@ -359,7 +389,7 @@ class Fleet(Referee):
         blocked = referee.blocked.get(caller.party.key[0], Pause())
         self.check(f"no token request while a Retry-After runs{where}", not runs(blocked), blocked)
         self.check(f"a refusal is cached{where}", not runs(book.refused), book.refused)
-        retries = caller.notes["requests"] > 1
+        retries = caller.notes["attempts"] > 0
         known, leeway = book.known, caller.party.client.leeway
         if known is None or known.issued.text in self.dropped or caller.notes.get("hung"):
             self.check(f"an outage is cached{where}", retries or not runs(book.failed), book.failed)
@@ -381,13 +411,14 @@ class Fleet(Referee):
             self.check(f"a failed renewal is paused{where}", not runs(book.renewal), book.renewal)
             self.check(f"voluntary renewals keep their distance{where}", not runs(book.spacing), book.spacing)
 
-    def arrived(self, caller: Caller, epoch: int, request: TokenRequest) -> None:
+    def arrived(self, sent: Sent) -> None:
         """A token request reached the gateway."""
-        if caller.epoch != epoch or self.scenario.limit is None:
+        is_awaited = any(one.notes.get("in flight") is sent for one in self.active)
+        if not is_awaited or self.scenario.limit is None:
             return
         most, seconds = self.scenario.limit
-        key = key_of(request)
-        for referee in (caller.party.process.referee, self):
+        key = sent.key
+        for referee in (sent.process.referee, self):
             arrivals = referee.arrivals.setdefault(key[0], deque())
             arrivals.append(self.world.true)
             while arrivals[0] <= self.world.true - seconds:
@@ -396,12 +427,15 @@ class Fleet(Referee):
                 where = "" if referee.process else " in the fleet"
                 self.check(f"the token rate limit is kept{where}", len(arrivals) <= most, len(arrivals))
 
-    def _token_answer(self, caller: Caller, reply: Reply | None) -> None:
-        """A token request is over: `reply` is what the flow heard, None if it heard nothing."""
-        notes, true, key = caller.notes, self.world.true, caller.notes["key"]
+    def _token_answer(self, caller: Caller, sent: Sent, reply: Reply | None) -> None:
+        """A token request is over for a caller: `reply` is what the flow heard, None if it heard nothing."""
+        notes, true, key = caller.notes, self.world.true, sent.key
+        sent.over_true = true
         for referee in (caller.party.process.referee, self):
-            referee.answered.setdefault(key[0], deque(maxlen=200)).append(true)
-        notes["dripped"] = notes.get("dripped") or true - notes["sent true"] > caller.party.client.timeout + 0.5
+            answered = referee.answered.setdefault(key[0], deque(maxlen=200))
+            if sent not in answered:
+                answered.append(sent)
+        notes["dripped"] = notes.get("dripped") or true - sent.true > caller.party.client.timeout + 0.5
         if notes["dripped"]:  # its lead was given to another caller meanwhile
             self._hung_until = true + 60
         if notes["how"] not in ("send", "lost"):
@@ -410,7 +444,7 @@ class Fleet(Referee):
             self._failed(caller, key, reply)
             return
         issued = reply.issued
-        known = Known(issued, notes["sent"], notes["sent true"], caller.party.process.host, issued.life, true)
+        known = Known(issued, sent.now, sent.true, caller.party.process.host, issued.life, true)
         known.is_public = self.is_calm()
         self.rejected.discard(issued.text)
         for referee in self.referees:
@@ -445,7 +479,7 @@ class Fleet(Referee):
                 book.refused = book.refused.again(true, self.schedule(_REFUSED), stepped_at)
             elif _same(book.known, notes["was valid"]):
                 book.renewal = book.renewal.again(true, self.schedule(_FAILED), stepped_at)
-            elif isinstance(caller.error, TokenEndpointUnavailableError) and notes["requests"] == 4:
+            elif isinstance(caller.error, TokenEndpointUnavailableError) and notes["attempts"] == 4:
                 book.failed = Pause(true, _FAILED[0])
 
     # API requests.
@@ -506,7 +540,9 @@ class Fleet(Referee):
         for _, book in self._books(caller, known.issued.key):
             if is_ours and ((is_replay and minted) or not last.is_replayable or caller.has_hook):
                 book.rejections.append(true)
-                others = any(one.notes.get("in flight") and one.notes["key"] == known.issued.key for one in self.active)
+                others = any(
+                    one.notes.get("in flight") and one.notes["in flight"].key == known.issued.key for one in self.active
+                )
                 is_new = not others and book.rejected.left(true) <= 0 and true > book.accepted_at + 60
                 if is_replay and minted and _same(book.known, known) and is_new:
                     book.rejected = book.rejected.again(true, self.schedule(_REJECTED), stepped_at)
