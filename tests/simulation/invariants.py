@@ -50,6 +50,7 @@ class Known:
     sent: Moment
     sent_true: float
     host: Host
+    process: Process = field(repr=False)
     life: float
     got_true: float = 0.0
     is_public: bool = True  # whether the cache worked, so that the fleet knows it
@@ -114,6 +115,8 @@ class Book:
     spacing: Pause = field(default_factory=Pause)
     rejected: Pause = field(default_factory=Pause)  # 401s despite new tokens
     rejections: list[float] = field(default_factory=list)
+    unsure_at: float = _NEVER  # a 401 that may have started a back-off
+    dropped: str = ""  # the token that a 401 dropped for good
     accepted_at: float = _NEVER
     invalidated_at: float = _NEVER
 
@@ -128,6 +131,7 @@ class Referee:
         self.arrivals: dict[str, deque[float]] = {}
         self.answered: dict[str, deque[Sent]] = {}
         self.blocked: dict[str, Pause] = {}
+        self.lost: set[str] = set()  # tokens that were rejected or invalidated here, until they are issued here again
         self.rejected_at: dict[str, float] = {}  # when a hook first closed a flow at a 401 to a token
 
     def book(self, key: Key) -> Book:
@@ -226,6 +230,14 @@ class Fleet(Referee):
         """Return a schedule of pauses; of a fleet only the first is sure, because each process may start it anew."""
         return seconds if self.store is None else seconds[:1]
 
+    def _has_lied(self, since: float) -> bool:
+        """Return whether the cache told wrong TTLs since then: a token's age is not known, nor who leads."""
+        return self.store is not None and (self.store.is_lying or self.store.last_lie > since)
+
+    def _is_public(self, known: Known) -> bool:
+        """Return whether the cache got a token, and has not lost it since."""
+        return known.is_public and (self.store is None or self.store.lost_at < known.got_true)
+
     def _stepped(self, caller: Caller, since: float) -> bool:
         return bool(caller.party.process.host.stepped_at >= since)
 
@@ -237,7 +249,7 @@ class Fleet(Referee):
         """Return the token that this caller should be served."""
         book = caller.party.process.referee.book(caller.party.key)
         known = book.known
-        if known is None or known.issued.text in self.rejected | self.dropped:
+        if known is None or known.issued.text in self.rejected | self.dropped | caller.party.process.referee.lost:
             return None
         return known if known.phase(self.world.now, caller.party.client.leeway) < EXPIRED else None
 
@@ -265,7 +277,7 @@ class Fleet(Referee):
         notes = caller.notes
         notes["asked"] = notes["asked awake"] = self.world.true
         notes["slept"] = caller.party.process.host.slept
-        notes["requests"] = notes["attempts"] = 0
+        notes["requests"] = notes["attempts"] = notes["failures"] = 0
         notes["minted"], notes["first"] = notes.get("minted"), True
         notes["found"] = found = self._usable(caller)
         notes["phase"] = found.phase(self.world.now, caller.party.client.leeway) if found else None
@@ -287,6 +299,7 @@ class Fleet(Referee):
                 book.invalidated_at = self.world.true
                 if book.known is not None:
                     self.dropped.add(book.known.issued.text)
+                    caller.party.process.referee.lost.add(book.known.issued.text)
         if isinstance(pending, Wait | Sleep | RunInThread | SendTokenRequest) or caller.outcome:
             self._waited(caller)
 
@@ -296,6 +309,8 @@ class Fleet(Referee):
             return
         if self.store is not None and self.scenario.climate.reissues:
             return  # a token that was dropped comes back
+        if self._has_lied(caller.notes["found"].sent_true):
+            return  # the record may say that the token is older, or have another one
         if phase == FRESH and "status" not in notes:
             self.check("a fresh token is served at once", not waits, (caller.name, caller.effect, notes["found"]))
         if phase == STALE and "status" not in notes:
@@ -361,7 +376,7 @@ class Fleet(Referee):
         for referee, book in self._books(caller, key):
             if referee.is_strict:
                 own = process.referee.book(key).known
-                if referee.process or own is None or own.is_public:  # else its generation is another
+                if referee.process or own is None or self._is_public(own):  # else its generation is another
                     self._justify(caller, referee, book, slack=_TICK if referee.process else _TOLD)
         sent = Sent(key, process, self.world.now, true, request.timeout, in_thread)
         self.sent.append(sent)
@@ -384,6 +399,8 @@ class Fleet(Referee):
         def runs(pause: Pause) -> bool:
             is_sure = host.stepped_at < pause.at and (slack == _TICK or pause.at > self._troubled_until)
             is_known = true - pause.at > slack or slack == _TICK
+            # While the cache tells wrong TTLs two may lead, and what the one got replaces what the other was refused.
+            is_sure = is_sure and not self._has_lied(pause.at)
             return is_sure and is_known and pause.left(true) > ends and not caller.notes.get("hung")
 
         blocked = referee.blocked.get(caller.party.key[0], Pause())
@@ -391,23 +408,30 @@ class Fleet(Referee):
         self.check(f"a refusal is cached{where}", not runs(book.refused), book.refused)
         retries = caller.notes["attempts"] > 0
         known, leeway = book.known, caller.party.client.leeway
+        lost = caller.party.process.referee.lost
         if known is None or known.issued.text in self.dropped or caller.notes.get("hung"):
             self.check(f"an outage is cached{where}", retries or not runs(book.failed), book.failed)
             return
         known = known.on(host, self.world)
         phase = known.phase(self.world.now, leeway)
         is_told = true > max(known.got_true + slack, self._hung_until) and known.sent_true > host.stepped_at
+        is_told = is_told and not self._has_lied(known.sent_true)
         if referee.process is None:
-            is_told = is_told and known.sent_true > self._troubled_until and known.is_public
+            is_told = is_told and known.sent_true > self._troubled_until and self._is_public(known)
         if phase == EXPIRED or not is_told:
             self.check(f"an outage is cached{where}", retries or not runs(book.failed), book.failed)
-        elif known.issued.text in self.rejected or known.issued.text == caller.notes.get("served"):
+        elif known.issued.text in self.rejected | lost or known.issued.text == caller.notes.get("served"):
             # Its 401 came before, or the issuer hands out the same token again.
             late = slack if self.store is None else _TOLD
             is_late = caller.notes["asked"] <= book.rejected.at + late or self.scenario.climate.reissues
+            is_late = is_late or known.issued.text == book.dropped  # so there is no token that could be served
             self.check(f"the back-off of rejections is kept{where}", is_late or not runs(book.rejected), book.rejected)
         elif not caller.party.vault:
-            self.check(f"a fresh token is not requested again{where}", phase != FRESH, known)
+            now = self.world.now
+            if referee.process is None:  # one that outlives the caller's by less than a second is not adopted
+                now = Moment(now.wall + 1.0, now.monotonic + 1.0)
+            is_fresh = known.phase(now, leeway) == FRESH
+            self.check(f"a fresh token is not requested again{where}", not is_fresh, known)
             self.check(f"a failed renewal is paused{where}", not runs(book.renewal), book.renewal)
             self.check(f"voluntary renewals keep their distance{where}", not runs(book.spacing), book.spacing)
 
@@ -444,9 +468,10 @@ class Fleet(Referee):
             self._failed(caller, key, reply)
             return
         issued = reply.issued
-        known = Known(issued, sent.now, sent.true, caller.party.process.host, issued.life, true)
+        known = Known(issued, sent.now, sent.true, sent.process.host, sent.process, issued.life, true)
         known.is_public = self.is_calm()
         self.rejected.discard(issued.text)
+        sent.process.referee.lost.discard(issued.text)
         for referee in self.referees:
             referee.rejected_at.pop(issued.text, None)
         self.dropped.discard(issued.text)
@@ -459,6 +484,8 @@ class Fleet(Referee):
         for _, book in self._books(caller, key):
             if book.known is not None and book.known.sent_true > known.sent_true:
                 continue  # a late answer
+            if notes["dripped"] and book.known is not None and book.known.got_true > sent.true:
+                continue  # its lead was given to another caller, whose token may be kept
             before, book.known = book.known, known
             book.refused, book.failed, book.renewal = Pause(), Pause(), Pause()
             voluntary = _same(before, notes["was valid"])
@@ -468,6 +495,7 @@ class Fleet(Referee):
     def _failed(self, caller: Caller, key: Key, reply: Reply | None) -> None:
         notes, true, stepped_at = caller.notes, self.world.true, caller.party.process.host.stepped_at
         self.gateway.failed_at = true
+        notes["failures"] += reply is None or reply.kind != "limited"
         for referee, book in self._books(caller, key):
             if reply is not None and reply.retry_after and reply.response is not None:
                 blocked = referee.blocked.get(key[0], Pause())
@@ -479,7 +507,7 @@ class Fleet(Referee):
                 book.refused = book.refused.again(true, self.schedule(_REFUSED), stepped_at)
             elif _same(book.known, notes["was valid"]):
                 book.renewal = book.renewal.again(true, self.schedule(_FAILED), stepped_at)
-            elif isinstance(caller.error, TokenEndpointUnavailableError) and notes["attempts"] == 4:
+            elif isinstance(caller.error, TokenEndpointUnavailableError) and notes["failures"] == 4:
                 book.failed = Pause(true, _FAILED[0])
 
     # API requests.
@@ -508,17 +536,24 @@ class Fleet(Referee):
         notes["served"], host, caller.party.is_resolved = text, caller.party.process.host, True
         if known is None:
             return  # its answer was lost for the caller that requested it, but not for the cache
-        lied = self.store is not None and self.store.last_lie > known.sent_true
+        lied = self._has_lied(known.sent_true)
         if host.stepped_at < known.sent_true and not lied:
             is_valid = self.world.true < issued.at + issued.life
             self.check("no API request with an expired token", is_valid, f"{caller.name}: {issued}")
         own = caller.party.process.referee.book(issued.key).known
-        known = own if own is not None and own.issued.text == text else known
-        if known.host is host or not lied:
-            phase = known.on(host, self.world).phase(self.world.now, caller.party.client.leeway)
-            self.check("no API request with a token in its last seconds", phase < EXPIRED, known)
+        versions = [known] if own is None or own.issued.text != text else [own]
+        if self.store is not None and self.scenario.climate.reissues:  # the record may have either version of the token
+            versions.append(known)
+        if versions[0].process is caller.party.process or not lied:
+            phase = min(one.on(host, self.world).phase(self.world.now, caller.party.client.leeway) for one in versions)
+            self.check("no API request with a token in its last seconds", phase < EXPIRED, versions)
+        known = versions[0]
         for referee, book in self._books(caller, known.issued.key):  # a follower adopts
-            if referee.process and (book.known is None or book.known.sent_true < known.sent_true):
+            # Of two tokens of one generation the record's is kept, which may be the older one.
+            is_other = (
+                book.known is None or book.known.sent_true < known.sent_true or (lied and not _same(book.known, known))
+            )
+            if referee.process and is_other and notes.get("minted") != text:
                 book.known = known.on(host, self.world)
 
     def _api_answer(self, caller: Caller, effect: SendRequest, status: int, last: Any) -> None:
@@ -535,7 +570,9 @@ class Fleet(Referee):
         minted = notes.get("minted") == served and "redirected" not in notes  # else the replay gives no verdict
         if is_ours:
             self.rejected.add(served)
-            if caller.has_hook and caller.kind == "httpx" and not is_replay:
+            caller.party.process.referee.lost.add(served)
+            keeps = self._is_401_returned(caller, known.issued.key)  # a token that is not dropped now may be kept
+            if caller.has_hook and caller.kind == "httpx" and not is_replay and not keeps:
                 caller.party.process.referee.rejected_at.setdefault(served, true)
         for _, book in self._books(caller, known.issued.key):
             if is_ours and ((is_replay and minted) or not last.is_replayable or caller.has_hook):
@@ -543,8 +580,13 @@ class Fleet(Referee):
                 others = any(
                     one.notes.get("in flight") and one.notes["in flight"].key == known.issued.key for one in self.active
                 )
-                is_new = not others and book.rejected.left(true) <= 0 and true > book.accepted_at + 60
-                if is_replay and minted and _same(book.known, known) and is_new:
+                runs, may_run = book.rejected.left(true) > 0, true <= book.unsure_at + 60
+                is_new = not others and not runs and not may_run and true > book.accepted_at + 60
+                if not is_replay and not runs:
+                    book.dropped = served
+                if not (is_replay and minted and _same(book.known, known) and is_new):
+                    book.unsure_at = book.unsure_at if runs else true
+                else:
                     book.rejected = book.rejected.again(true, self.schedule(_REJECTED), stepped_at)
             elif is_replay and minted and status != 401 and not caller.has_hook:
                 book.accepted_at = true
@@ -572,6 +614,8 @@ class Fleet(Referee):
         known, true = self._usable(caller), self.world.true
         vault, rotated = caller.party.vault is not None, self.vault.rotated_at if self.vault else _NEVER
         excused = vault and (rotated > true - 400 or not caller.party.is_resolved)
+        if known is not None and self.scenario.climate.reissues:
+            excused = excused or known.issued.text == caller.notes.get("served")  # another process got it again
         if known is not None and not excused:
             self.check(
                 "no call fails while a token is valid", known.got_true > true - _TICK, f"{caller.error}; {known}"
@@ -579,7 +623,7 @@ class Fleet(Referee):
         fleets = self.book(caller.party.key).known
         skews = self.scenario.skews  # a pause may have ended earlier for another process
         excused = excused or max(skews) - min(skews) > _TOLD
-        if self.is_calm() and fleets is not None and not excused and fleets.is_public:
+        if self.is_calm() and fleets is not None and not excused and self._is_public(fleets):
             is_valid = (
                 fleets.on(caller.party.process.host, self.world).phase(self.world.now, caller.party.client.leeway)
                 < EXPIRED

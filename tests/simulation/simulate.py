@@ -441,7 +441,7 @@ class Simulation:
                 self.fleet.trouble()
             case "suspend":
                 self.world.suspend(process.host, rng.choice((1, 30, 600, 20_000)))
-                self.fleet.trouble()
+                self.fleet.trouble(process.host.awake_at - self.world.true + 400)
             case "fork":
                 self._vanish(process)
                 left = self.enter(process)
