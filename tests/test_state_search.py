@@ -157,11 +157,10 @@ class Search:
     def _asks(self, node: Node, who: int, rejected: Token | None) -> Node | None:
         """The call takes the lead, or another process's token, or waits."""
         local, process = self.local[who], self.processes[who]
-        errand = SimpleNamespace(
-            timeout=10.0, leeway=0.0, deadline=NOW.monotonic + 60, is_urgent=True, token=None, rejected=rejected,
-            hold=lambda seconds: None,
-        )  # fmt: skip
-        decision = run(process.lead_or_adopt(errand))
+        call = SimpleNamespace(client=SimpleNamespace(timeout=10.0, leeway=0.0), rejected=rejected)
+        flight, deadline = SimpleNamespace(hold=lambda _seconds: None), NOW.monotonic + 60
+        work: Any = SimpleNamespace(call=call, flight=flight, token=None, deadline=deadline, is_urgent=True)
+        decision = run(process.lead_or_adopt(work))
         if decision == "waits":
             return self.leave(node, who, node.steps[who])
         if decision is Decision.LEAD:

@@ -23,7 +23,7 @@ from .world import Host, Moment, World
 if TYPE_CHECKING:
     from .process import Process
 
-__all__ = ["Fleet", "InvariantError"]
+__all__ = ["Fleet", "InvariantError", "Sent"]
 
 FRESH, STALE, CRITICAL, EXPIRED = range(4)
 _NEVER = float("-inf")
@@ -50,6 +50,7 @@ class Known:
     sent: Moment
     sent_true: float
     host: Host
+    process: Process = field(repr=False)
     life: float
     got_true: float = 0.0
     is_public: bool = True  # whether the cache worked, so that the fleet knows it
@@ -68,6 +69,21 @@ class Known:
         now, age = world.on(host), world.true - self.sent_true
         sent = Moment(now.wall - max(age, now.wall - self.sent.wall), now.monotonic - age)
         return replace(self, sent=sent, host=host)
+
+
+@dataclass(eq=False)
+class Sent:
+    """A token request. One that a thread sends outlives a caller that is cancelled."""
+
+    key: Key
+    process: Process
+    now: Moment
+    true: float
+    timeout: float
+    in_thread: bool
+    reply: Reply | None = None
+    is_abandoned: bool = False  # whether a caller waited in vain
+    over_true: float = _NEVER  # when a caller last ceased to wait
 
 
 @dataclass(eq=False)
@@ -99,6 +115,8 @@ class Book:
     spacing: Pause = field(default_factory=Pause)
     rejected: Pause = field(default_factory=Pause)  # 401s despite new tokens
     rejections: list[float] = field(default_factory=list)
+    unsure_at: float = _NEVER  # a 401 that may have started a back-off
+    dropped: str = ""  # the token that a 401 dropped for good
     accepted_at: float = _NEVER
     invalidated_at: float = _NEVER
 
@@ -111,8 +129,9 @@ class Referee:
         self.process = process
         self.books: dict[Key, Book] = {}
         self.arrivals: dict[str, deque[float]] = {}
-        self.answered: dict[str, deque[float]] = {}
+        self.answered: dict[str, deque[Sent]] = {}
         self.blocked: dict[str, Pause] = {}
+        self.lost: set[str] = set()  # tokens that were rejected or invalidated here, until they are issued here again
         self.rejected_at: dict[str, float] = {}  # when a hook first closed a flow at a 401 to a token
 
     def book(self, key: Key) -> Book:
@@ -136,7 +155,7 @@ class Referee:
         blocked = self.blocked.get(client_id, Pause()).left(true) > -_TICK
         if limit is None:
             return blocked
-        recent = [at for at in self.answered.get(client_id, ()) if at > true - limit[1] - _TOLD]
+        recent = [one for one in self.answered.get(client_id, ()) if one.over_true > true - limit[1] - _TOLD]
         busy = [one for one in self.fleet.active if one.notes.get("in flight")]
         return blocked or len(recent) + len(busy) >= limit[0]
 
@@ -153,6 +172,7 @@ class Fleet(Referee):
         self.store: Any = None
         self.vault: Any = None
         self.active: dict[Caller, None] = {}
+        self.sent: list[Sent] = []  # token requests that are not answered
         self.tokens: dict[str, Known] = {}
         self.rejected: set[str] = set()  # tokens that the API answered 401 to
         self.dropped: set[str] = set()
@@ -210,6 +230,14 @@ class Fleet(Referee):
         """Return a schedule of pauses; of a fleet only the first is sure, because each process may start it anew."""
         return seconds if self.store is None else seconds[:1]
 
+    def _has_lied(self, since: float) -> bool:
+        """Return whether the cache told wrong TTLs since then: a token's age is not known, nor who leads."""
+        return self.store is not None and (self.store.is_lying or self.store.last_lie > since)
+
+    def _is_public(self, known: Known) -> bool:
+        """Return whether the cache got a token, and has not lost it since."""
+        return known.is_public and (self.store is None or self.store.lost_at < known.got_true)
+
     def _stepped(self, caller: Caller, since: float) -> bool:
         return bool(caller.party.process.host.stepped_at >= since)
 
@@ -221,7 +249,7 @@ class Fleet(Referee):
         """Return the token that this caller should be served."""
         book = caller.party.process.referee.book(caller.party.key)
         known = book.known
-        if known is None or known.issued.text in self.rejected | self.dropped:
+        if known is None or known.issued.text in self.rejected | self.dropped | caller.party.process.referee.lost:
             return None
         return known if known.phase(self.world.now, caller.party.client.leeway) < EXPIRED else None
 
@@ -237,24 +265,29 @@ class Fleet(Referee):
         elif isinstance(pending, SendRequest) and how == "hook":
             self._api_answer(caller, pending, 401, pending.request)
         notes["how"] = how
-        if how == "lost" or getattr(value, "is_timeout", False):
-            reply = notes.get("reply")  # an answer that comes too late is not heard
-            notes["reply"] = None if reply is not None and reply.response is not None else reply
+        sent = notes.get("in flight")
+        reply = sent.reply if sent is not None else None
+        if sent is not None and (how == "lost" or getattr(value, "is_timeout", False)):
+            sent.is_abandoned = True
+            reply = None if reply is not None and reply.response is not None else reply  # too late: it is not heard
+        notes["reply"] = reply
 
     def _asks(self, caller: Caller) -> None:
         """A caller needs a token: at first, or after a 401."""
         notes = caller.notes
         notes["asked"] = notes["asked awake"] = self.world.true
         notes["slept"] = caller.party.process.host.slept
-        notes["requests"], notes["minted"], notes["first"] = 0, notes.get("minted"), True
+        notes["requests"] = notes["attempts"] = notes["failures"] = 0
+        notes["minted"], notes["first"] = notes.get("minted"), True
         notes["found"] = found = self._usable(caller)
         notes["phase"] = found.phase(self.world.now, caller.party.client.leeway) if found else None
 
     def after_step(self, caller: Caller, pending: Any) -> None:
         """A caller has gone on: to the next effect, or to its end."""
         notes, effect = caller.notes, caller.effect
-        if notes.pop("in flight", False):
-            self._token_answer(caller, notes.pop("reply", None))
+        sent = notes.pop("in flight", None)
+        if sent is not None:
+            self._token_answer(caller, sent, notes.pop("reply", None))
         if isinstance(effect, SendRequest):
             self._api_request(caller, effect)
         waits = isinstance(effect, Wait | Sleep | RunInThread | SendTokenRequest)
@@ -266,6 +299,7 @@ class Fleet(Referee):
                 book.invalidated_at = self.world.true
                 if book.known is not None:
                     self.dropped.add(book.known.issued.text)
+                    caller.party.process.referee.lost.add(book.known.issued.text)
         if isinstance(pending, Wait | Sleep | RunInThread | SendTokenRequest) or caller.outcome:
             self._waited(caller)
 
@@ -275,6 +309,8 @@ class Fleet(Referee):
             return
         if self.store is not None and self.scenario.climate.reissues:
             return  # a token that was dropped comes back
+        if self._has_lied(caller.notes["found"].sent_true):
+            return  # the record may say that the token is older, or have another one
         if phase == FRESH and "status" not in notes:
             self.check("a fresh token is served at once", not waits, (caller.name, caller.effect, notes["found"]))
         if phase == STALE and "status" not in notes:
@@ -317,7 +353,7 @@ class Fleet(Referee):
 
     # Token requests.
 
-    def token_request(self, caller: Caller, request: TokenRequest) -> None:
+    def token_request(self, caller: Caller, request: TokenRequest, *, in_thread: bool) -> Sent:
         """A token request leaves."""
         notes, key, true = caller.notes, key_of(request), self.world.true
         party, process = caller.party, caller.party.process
@@ -325,25 +361,34 @@ class Fleet(Referee):
         self.check("one call sends at most 6 token requests", notes["requests"] <= 6)
         self.check("a token request has a timeout", 0 < request.timeout <= party.client.timeout)
         for other in self.active:
-            if other is caller or not other.notes.get("in flight") or other.notes["key"] != key:
+            theirs = other.notes.get("in flight")
+            if other is caller or theirs is None or theirs.key != key:
                 continue
-            late = (
-                other.notes.get("hung")
-                or true < self._hung_until
-                or true - other.notes["sent true"] > party.client.timeout + 4.9
-            )
+            late = other.notes.get("hung") or true < self._hung_until or true - theirs.true > party.client.timeout + 4.9
             if other.party.process is process:
                 self.check("one token request is in flight per key and process", late, other.name)
             elif self.is_calm(1.0):
                 self.check("one token request is in flight per key and fleet", late, other.name)
+        left = [one for one in self.sent if one.process is process and one.key == key and one.in_thread]
+        left = [one for one in left if not one.is_abandoned and true < one.true + one.timeout - _TICK]
+        is_sure = true > self._hung_until and self._interrupted_at < true - party.client.timeout
+        self.check("no token request is sent beside one that a caller left", not left or not is_sure, left)
         for referee, book in self._books(caller, key):
             if referee.is_strict:
                 own = process.referee.book(key).known
-                if referee.process or own is None or own.is_public:  # else its generation is another
+                if referee.process or own is None or self._is_public(own):  # else its generation is another
                     self._justify(caller, referee, book, slack=_TICK if referee.process else _TOLD)
-        notes.update({"in flight": True, "key": key, "sent": self.world.now, "sent true": true})
-        notes["was valid"] = self._usable(caller)
-        notes.pop("reply", None)
+        sent = Sent(key, process, self.world.now, true, request.timeout, in_thread)
+        self.sent.append(sent)
+        self.awaits(caller, sent)
+        return sent
+
+    def awaits(self, caller: Caller, sent: Sent) -> None:
+        """A caller waits for the answer to a token request: its own, or one that a cancelled caller left behind."""
+        notes = caller.notes
+        if notes.get("in flight") is not sent:
+            notes["in flight"], notes["was valid"] = sent, self._usable(caller)
+            notes["attempts"] += 1
 
     def _justify(self, caller: Caller, referee: Referee, book: Book, slack: float) -> None:
         """Check that the contract allows this token request."""
@@ -354,40 +399,50 @@ class Fleet(Referee):
         def runs(pause: Pause) -> bool:
             is_sure = host.stepped_at < pause.at and (slack == _TICK or pause.at > self._troubled_until)
             is_known = true - pause.at > slack or slack == _TICK
+            # While the cache tells wrong TTLs two may lead, and what the one got replaces what the other was refused.
+            is_sure = is_sure and not self._has_lied(pause.at)
             return is_sure and is_known and pause.left(true) > ends and not caller.notes.get("hung")
 
         blocked = referee.blocked.get(caller.party.key[0], Pause())
         self.check(f"no token request while a Retry-After runs{where}", not runs(blocked), blocked)
         self.check(f"a refusal is cached{where}", not runs(book.refused), book.refused)
-        retries = caller.notes["requests"] > 1
+        retries = caller.notes["attempts"] > 0
         known, leeway = book.known, caller.party.client.leeway
+        lost = caller.party.process.referee.lost
         if known is None or known.issued.text in self.dropped or caller.notes.get("hung"):
             self.check(f"an outage is cached{where}", retries or not runs(book.failed), book.failed)
             return
         known = known.on(host, self.world)
         phase = known.phase(self.world.now, leeway)
         is_told = true > max(known.got_true + slack, self._hung_until) and known.sent_true > host.stepped_at
+        is_told = is_told and not self._has_lied(known.sent_true)
         if referee.process is None:
-            is_told = is_told and known.sent_true > self._troubled_until and known.is_public
+            is_told = is_told and known.sent_true > self._troubled_until and self._is_public(known)
         if phase == EXPIRED or not is_told:
             self.check(f"an outage is cached{where}", retries or not runs(book.failed), book.failed)
-        elif known.issued.text in self.rejected or known.issued.text == caller.notes.get("served"):
+        elif known.issued.text in self.rejected | lost or known.issued.text == caller.notes.get("served"):
             # Its 401 came before, or the issuer hands out the same token again.
             late = slack if self.store is None else _TOLD
             is_late = caller.notes["asked"] <= book.rejected.at + late or self.scenario.climate.reissues
+            is_late = is_late or known.issued.text == book.dropped  # so there is no token that could be served
             self.check(f"the back-off of rejections is kept{where}", is_late or not runs(book.rejected), book.rejected)
         elif not caller.party.vault:
-            self.check(f"a fresh token is not requested again{where}", phase != FRESH, known)
+            now = self.world.now
+            if referee.process is None:  # one that outlives the caller's by less than a second is not adopted
+                now = Moment(now.wall + 1.0, now.monotonic + 1.0)
+            is_fresh = known.phase(now, leeway) == FRESH
+            self.check(f"a fresh token is not requested again{where}", not is_fresh, known)
             self.check(f"a failed renewal is paused{where}", not runs(book.renewal), book.renewal)
             self.check(f"voluntary renewals keep their distance{where}", not runs(book.spacing), book.spacing)
 
-    def arrived(self, caller: Caller, epoch: int, request: TokenRequest) -> None:
+    def arrived(self, sent: Sent) -> None:
         """A token request reached the gateway."""
-        if caller.epoch != epoch or self.scenario.limit is None:
+        is_awaited = any(one.notes.get("in flight") is sent for one in self.active)
+        if not is_awaited or self.scenario.limit is None:
             return
         most, seconds = self.scenario.limit
-        key = key_of(request)
-        for referee in (caller.party.process.referee, self):
+        key = sent.key
+        for referee in (sent.process.referee, self):
             arrivals = referee.arrivals.setdefault(key[0], deque())
             arrivals.append(self.world.true)
             while arrivals[0] <= self.world.true - seconds:
@@ -396,12 +451,15 @@ class Fleet(Referee):
                 where = "" if referee.process else " in the fleet"
                 self.check(f"the token rate limit is kept{where}", len(arrivals) <= most, len(arrivals))
 
-    def _token_answer(self, caller: Caller, reply: Reply | None) -> None:
-        """A token request is over: `reply` is what the flow heard, None if it heard nothing."""
-        notes, true, key = caller.notes, self.world.true, caller.notes["key"]
+    def _token_answer(self, caller: Caller, sent: Sent, reply: Reply | None) -> None:
+        """A token request is over for a caller: `reply` is what the flow heard, None if it heard nothing."""
+        notes, true, key = caller.notes, self.world.true, sent.key
+        sent.over_true = true
         for referee in (caller.party.process.referee, self):
-            referee.answered.setdefault(key[0], deque(maxlen=200)).append(true)
-        notes["dripped"] = notes.get("dripped") or true - notes["sent true"] > caller.party.client.timeout + 0.5
+            answered = referee.answered.setdefault(key[0], deque(maxlen=200))
+            if sent not in answered:
+                answered.append(sent)
+        notes["dripped"] = notes.get("dripped") or true - sent.true > caller.party.client.timeout + 0.5
         if notes["dripped"]:  # its lead was given to another caller meanwhile
             self._hung_until = true + 60
         if notes["how"] not in ("send", "lost"):
@@ -410,9 +468,10 @@ class Fleet(Referee):
             self._failed(caller, key, reply)
             return
         issued = reply.issued
-        known = Known(issued, notes["sent"], notes["sent true"], caller.party.process.host, issued.life, true)
+        known = Known(issued, sent.now, sent.true, sent.process.host, sent.process, issued.life, true)
         known.is_public = self.is_calm()
         self.rejected.discard(issued.text)
+        sent.process.referee.lost.discard(issued.text)
         for referee in self.referees:
             referee.rejected_at.pop(issued.text, None)
         self.dropped.discard(issued.text)
@@ -425,6 +484,8 @@ class Fleet(Referee):
         for _, book in self._books(caller, key):
             if book.known is not None and book.known.sent_true > known.sent_true:
                 continue  # a late answer
+            if notes["dripped"] and book.known is not None and book.known.got_true > sent.true:
+                continue  # its lead was given to another caller, whose token may be kept
             before, book.known = book.known, known
             book.refused, book.failed, book.renewal = Pause(), Pause(), Pause()
             voluntary = _same(before, notes["was valid"])
@@ -434,6 +495,7 @@ class Fleet(Referee):
     def _failed(self, caller: Caller, key: Key, reply: Reply | None) -> None:
         notes, true, stepped_at = caller.notes, self.world.true, caller.party.process.host.stepped_at
         self.gateway.failed_at = true
+        notes["failures"] += reply is None or reply.kind != "limited"
         for referee, book in self._books(caller, key):
             if reply is not None and reply.retry_after and reply.response is not None:
                 blocked = referee.blocked.get(key[0], Pause())
@@ -445,7 +507,7 @@ class Fleet(Referee):
                 book.refused = book.refused.again(true, self.schedule(_REFUSED), stepped_at)
             elif _same(book.known, notes["was valid"]):
                 book.renewal = book.renewal.again(true, self.schedule(_FAILED), stepped_at)
-            elif isinstance(caller.error, TokenEndpointUnavailableError) and notes["requests"] == 4:
+            elif isinstance(caller.error, TokenEndpointUnavailableError) and notes["failures"] == 4:
                 book.failed = Pause(true, _FAILED[0])
 
     # API requests.
@@ -474,17 +536,24 @@ class Fleet(Referee):
         notes["served"], host, caller.party.is_resolved = text, caller.party.process.host, True
         if known is None:
             return  # its answer was lost for the caller that requested it, but not for the cache
-        lied = self.store is not None and self.store.last_lie > known.sent_true
+        lied = self._has_lied(known.sent_true)
         if host.stepped_at < known.sent_true and not lied:
             is_valid = self.world.true < issued.at + issued.life
             self.check("no API request with an expired token", is_valid, f"{caller.name}: {issued}")
         own = caller.party.process.referee.book(issued.key).known
-        known = own if own is not None and own.issued.text == text else known
-        if known.host is host or not lied:
-            phase = known.on(host, self.world).phase(self.world.now, caller.party.client.leeway)
-            self.check("no API request with a token in its last seconds", phase < EXPIRED, known)
+        versions = [known] if own is None or own.issued.text != text else [own]
+        if self.store is not None and self.scenario.climate.reissues:  # the record may have either version of the token
+            versions.append(known)
+        if versions[0].process is caller.party.process or not lied:
+            phase = min(one.on(host, self.world).phase(self.world.now, caller.party.client.leeway) for one in versions)
+            self.check("no API request with a token in its last seconds", phase < EXPIRED, versions)
+        known = versions[0]
         for referee, book in self._books(caller, known.issued.key):  # a follower adopts
-            if referee.process and (book.known is None or book.known.sent_true < known.sent_true):
+            # Of two tokens of one generation the record's is kept, which may be the older one.
+            is_other = (
+                book.known is None or book.known.sent_true < known.sent_true or (lied and not _same(book.known, known))
+            )
+            if referee.process and is_other and notes.get("minted") != text:
                 book.known = known.on(host, self.world)
 
     def _api_answer(self, caller: Caller, effect: SendRequest, status: int, last: Any) -> None:
@@ -501,14 +570,23 @@ class Fleet(Referee):
         minted = notes.get("minted") == served and "redirected" not in notes  # else the replay gives no verdict
         if is_ours:
             self.rejected.add(served)
-            if caller.has_hook and caller.kind == "httpx" and not is_replay:
+            caller.party.process.referee.lost.add(served)
+            keeps = self._is_401_returned(caller, known.issued.key)  # a token that is not dropped now may be kept
+            if caller.has_hook and caller.kind == "httpx" and not is_replay and not keeps:
                 caller.party.process.referee.rejected_at.setdefault(served, true)
         for _, book in self._books(caller, known.issued.key):
             if is_ours and ((is_replay and minted) or not last.is_replayable or caller.has_hook):
                 book.rejections.append(true)
-                others = any(one.notes.get("in flight") and one.notes["key"] == known.issued.key for one in self.active)
-                is_new = not others and book.rejected.left(true) <= 0 and true > book.accepted_at + 60
-                if is_replay and minted and _same(book.known, known) and is_new:
+                others = any(
+                    one.notes.get("in flight") and one.notes["in flight"].key == known.issued.key for one in self.active
+                )
+                runs, may_run = book.rejected.left(true) > 0, true <= book.unsure_at + 60
+                is_new = not others and not runs and not may_run and true > book.accepted_at + 60
+                if not is_replay and not runs:
+                    book.dropped = served
+                if not (is_replay and minted and _same(book.known, known) and is_new):
+                    book.unsure_at = book.unsure_at if runs else true
+                else:
                     book.rejected = book.rejected.again(true, self.schedule(_REJECTED), stepped_at)
             elif is_replay and minted and status != 401 and not caller.has_hook:
                 book.accepted_at = true
@@ -536,6 +614,8 @@ class Fleet(Referee):
         known, true = self._usable(caller), self.world.true
         vault, rotated = caller.party.vault is not None, self.vault.rotated_at if self.vault else _NEVER
         excused = vault and (rotated > true - 400 or not caller.party.is_resolved)
+        if known is not None and self.scenario.climate.reissues:
+            excused = excused or known.issued.text == caller.notes.get("served")  # another process got it again
         if known is not None and not excused:
             self.check(
                 "no call fails while a token is valid", known.got_true > true - _TICK, f"{caller.error}; {known}"
@@ -543,7 +623,7 @@ class Fleet(Referee):
         fleets = self.book(caller.party.key).known
         skews = self.scenario.skews  # a pause may have ended earlier for another process
         excused = excused or max(skews) - min(skews) > _TOLD
-        if self.is_calm() and fleets is not None and not excused and fleets.is_public:
+        if self.is_calm() and fleets is not None and not excused and self._is_public(fleets):
             is_valid = (
                 fleets.on(caller.party.process.host, self.world).phase(self.world.now, caller.party.client.leeway)
                 < EXPIRED

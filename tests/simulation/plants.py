@@ -6,14 +6,17 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 from baas_auth_plugins._fleet import store
 from baas_auth_plugins._fleet.codec import Codec
 from baas_auth_plugins._fleet.coordinator import FleetCoordinator
-from baas_auth_plugins._lifecycle import coordinator, fetch, single_flight, source, state
+from baas_auth_plugins._lifecycle import call, coordinator, single_flight, source, state
 from baas_auth_plugins._lifecycle.credentials import ClientCredentials
+from baas_auth_plugins._lifecycle.effects import Waiter
+from baas_auth_plugins._lifecycle.fetch import Attempt
 from baas_auth_plugins._lifecycle.rate_limit import RateLimiter, RateLimits
 from baas_auth_plugins._lifecycle.single_flight import SingleFlight
 from baas_auth_plugins._lifecycle.source import TokenSource
@@ -57,8 +60,8 @@ def _flow_of_nothing(*_arguments: Any, **_options: Any) -> Any:
     yield
 
 
-def _each_for_itself(self: SingleFlight, work: Any, *, is_urgent: bool, deadline: float) -> Any:
-    yield from self._lead(single_flight.Flight(is_urgent=is_urgent, deadline=deadline), work)
+def _each_for_itself(self: SingleFlight, work: Any, *, is_urgent: bool, deadline: float, joins: bool = True) -> Any:
+    yield from self._lead(single_flight.Flight(Waiter(deadline), is_urgent=is_urgent), work)
 
 
 def _keep_the_lead(self: SingleFlight, flight: Any) -> None:
@@ -91,14 +94,14 @@ def _failing_publish(self: FleetCoordinator, transition: Any, epoch: Any = None,
     yield
 
 
-def _forgetful(self: FleetCoordinator, errand: Any, owner: str, shared: Any) -> Any:
+def _forgetful(self: FleetCoordinator, work: Any, owner: str, shared: Any) -> Any:
     """No process respects the lease of another."""
-    return _leased(self, errand, owner, shared and replace(shared, lease=None))
+    return _leased(self, work, owner, shared and replace(shared, lease=None))
 
 
-def _blind(self: FleetCoordinator, errand: Any, owner: str, shared: Any) -> Any:
+def _blind(self: FleetCoordinator, work: Any, owner: str, shared: Any) -> Any:
     return state.merged(self._local.value, None, state._NEVER).leased(
-        owner, errand.call.client.timeout + 5, coordinator.now()
+        owner, work.call.client.timeout + 5, coordinator.now()
     )
 
 
@@ -155,7 +158,8 @@ PLANTS = (
     Plant("Retry-After is ignored", RateLimits, "wait", _only_the_window),
     Plant("the rate limit is ignored", RateLimits, "wait", _only_retry_after),
     Plant("requests are not counted at their answer", RateLimiter, "count", _nothing),
-    Plant("token requests without end", fetch, "_MOST_REQUESTS", 10**9),
+    Plant("token requests without end", call, "_Budget", partial(call._Budget, requests=10**9)),
+    Plant("a token request that a cancelled leader left is sent again", Attempt, "is_under_way", False),
     Plant("one error object for all waiters", BaaSAuthError, "own_copy", _same_error),
     Plant("every origin gets the token", AllowedOrigins, "allow", _always),
     Plant("a closed flow says nothing of its 401", ClientCredentials, "closed_after_401", _nothing),

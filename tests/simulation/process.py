@@ -9,9 +9,9 @@ from typing import Any
 
 from baas_auth_plugins import _process
 from baas_auth_plugins._http.flow import AuthParts
+from baas_auth_plugins._lifecycle.call import Sender
 from baas_auth_plugins._lifecycle.credentials import ClientCredentials
 from baas_auth_plugins._lifecycle.effects import Flow
-from baas_auth_plugins._lifecycle.fetch import Sender
 from baas_auth_plugins._oauth.client import OAuthClient
 from baas_auth_plugins._oauth.origins import AllowedOrigins
 from baas_auth_plugins._oauth.provider import Provider

@@ -21,7 +21,7 @@ from baas_auth_plugins._oauth.messages import NetworkError, TokenRequest
 
 from .callers import FOREIGN, HOME, ApiLostError, Caller, InterruptError, Request, flow_of
 from .gateway import Gateway, Reply
-from .invariants import Fleet, InvariantError
+from .invariants import Fleet, InvariantError, Sent
 from .process import Party, Process, Vault, build_parties
 from .scenario import Scenario
 from .store import TROUBLES, Blocked, Store
@@ -64,6 +64,41 @@ class _Thread:
         return self.caller is not None and not self.caller.outcome
 
 
+class _Event:
+    """Stands for `threading.Event` in the code under test: a function in a thread waits for it, at most some seconds."""
+
+    def __init__(self) -> None:
+        self._go_on: Callable[[], object] | None = None
+
+    def set(self) -> None:
+        """Let the function go on."""
+        if self._go_on is not None:
+            self._go_on()
+
+    def wait(self, seconds: float) -> None:
+        """Block the function that runs, unless it has waited long enough."""
+        simulation = _running[-1]
+        if simulation.has_waited:
+            return
+
+        def begin(finish: Callable[[Callable[[], Any]], None]) -> None:
+            world, process = simulation.world, simulation.current
+            assert process is not None
+            function, is_due = process.job_function, True
+
+            def go_on(*, has_waited: bool) -> None:
+                nonlocal is_due
+                if is_due:
+                    is_due, simulation.has_waited = False, has_waited
+                    finish(function)
+                    simulation.has_waited = False
+
+            self._go_on = lambda: world.soon(lambda: go_on(has_waited=False), process.host)
+            world.after(seconds, lambda: go_on(has_waited=True), process.host)
+
+        raise Blocked(begin)
+
+
 _running: list[Simulation] = []
 
 
@@ -90,7 +125,10 @@ class Simulation:
         self.current: Process | None = None
         self.stepping: Caller | None = None
         self.thread: _Thread | None = None
+        self._job: Job[Any] | None = None  # the one whose function runs
         self.is_closed = False
+        self.has_waited = False
+        self._sent: dict[Any, Sent] = {}  # token requests by the job that sends them
         self._count = 0
         self._hangs_next = False
         self._left_behind: list[Caller] = []
@@ -134,6 +172,8 @@ class Simulation:
                 del self.fleet.active[caller]
         if self.store is not None:
             self.store.vanish(process)
+        self.fleet.sent = [sent for sent in self.fleet.sent if sent.process is not process]
+        self._sent = {job: sent for job, sent in self._sent.items() if sent.process is not process}
         process.referee.vanished()
 
     # Threads of the code under test.
@@ -157,20 +197,24 @@ class Simulation:
         process = self.current
         assert process is not None
 
-        def finish(function: Callable[[], Any]) -> None:
-            if not process.is_gone and not self.is_closed:
-                left = self.enter(process)
-                job._function = function
+        def run(function: Callable[[], Any]) -> None:
+            if process.is_gone or self.is_closed:
+                return
+            left, process.job_function, self._job = self.enter(process), function, job
+            try:
+                value = function()
+            except Blocked as blocked:
+                blocked.begin(run)
+            except BaseException as error:
+                job._function = partial(_raise, error)
                 job._run()
+            else:
+                job._function = lambda: value
+                job._run()
+            finally:
                 self.enter(left)
 
-        process.job_function = job._function
-        try:
-            value = job._function()
-        except Blocked as blocked:
-            blocked.begin(finish)
-        else:
-            finish(lambda: value)
+        run(job._function)
 
     def _renew(self, flow: Flow[Any]) -> None:
         thread, caller = self.thread, self.stepping
@@ -180,30 +224,35 @@ class Simulation:
 
     def _sender(self, request: TokenRequest, _is_awaited: Callable[[], bool]) -> Any:
         """Send a token request in a thread of the code under test."""
-        caller = self.stepping
+        caller, job = self.stepping, self._job
 
         def begin(finish: Callable[[Callable[[], Any]], None]) -> None:
             assert caller is not None
-            self._send_token_request(caller, request, lambda reply: finish(partial(_response, reply)))
+            self._sent[job] = self._send_token_request(
+                caller, request, lambda reply: finish(partial(_response, reply)), in_thread=True
+            )
 
         raise Blocked(begin)
 
-    def _send_token_request(self, caller: Caller, request: TokenRequest, answer: Callable[[Reply], object]) -> None:
+    def _send_token_request(
+        self, caller: Caller, request: TokenRequest, answer: Callable[[Reply], object], *, in_thread: bool
+    ) -> Sent:
         self.figures.token_requests += 1
         self.note(caller, f"token request, timeout {request.timeout:.2f}")
-        epoch = caller.epoch
-        self.fleet.token_request(caller, request)
+        sent = self.fleet.token_request(caller, request, in_thread=in_thread)
 
         def answered(reply: Reply) -> None:
-            if caller.epoch == epoch:
-                caller.notes["reply"] = reply
+            if sent in self.fleet.sent:
+                self.fleet.sent.remove(sent)
+                sent.reply = reply
                 answer(reply)
 
-        self.gateway.token_request(request, lambda: self.fleet.arrived(caller, epoch, request), answered)
+        self.gateway.token_request(request, lambda: self.fleet.arrived(sent), answered)
         if self._hangs_next and caller.kind == "httpx":
             self._hangs_next = False
             caller.notes["hangs until"] = self.world.true + self.rng.choice((8, 40, 120))
             self.fleet.hangs(caller)
+        return sent
 
     # Callers.
 
@@ -293,12 +342,14 @@ class Simulation:
             case SendRequest():
                 self._send(caller, effect.request, resume)
             case SendTokenRequest():
-                self._send_token_request(caller, effect.request, partial(_answer, resume))
+                self._send_token_request(caller, effect.request, partial(_answer, resume), in_thread=False)
                 if self.rng.random() < 0.8:  # else the answer drips: no phase of it takes too long
                     world.after(effect.request.timeout, lambda: resume("lost"), host)
             case RunInThread():
                 job = effect.job
                 waiter = job.join()
+                if job in self._sent:
+                    self.fleet.awaits(caller, self._sent[job])
                 waiter.notify = lambda: resume("send")
                 if waiter.is_woken:
                     waiter.notify()
@@ -390,7 +441,7 @@ class Simulation:
                 self.fleet.trouble()
             case "suspend":
                 self.world.suspend(process.host, rng.choice((1, 30, 600, 20_000)))
-                self.fleet.trouble()
+                self.fleet.trouble(process.host.awake_at - self.world.true + 400)
             case "fork":
                 self._vanish(process)
                 left = self.enter(process)
@@ -433,6 +484,10 @@ class Simulation:
             self.enter(left)
 
 
+def _raise(error: BaseException) -> Any:
+    raise error
+
+
 def _response(reply: Reply) -> Any:
     if reply.response is None:
         raise NetworkError("connection reset")
@@ -462,7 +517,7 @@ def _shown(effect: Any) -> str:
 @contextmanager
 def patched(simulation: Simulation) -> Iterator[None]:
     """Let the core run in a simulation: its clocks, its threads, its globals of a process."""
-    level, thread = _logger.level, SimpleNamespace(Thread=_Thread, get_ident=lambda: 1)
+    level, thread = _logger.level, SimpleNamespace(Thread=_Thread, Event=_Event, get_ident=lambda: 1)
     _logger.setLevel(logging.CRITICAL + 1)
     _running.append(simulation)
     try:

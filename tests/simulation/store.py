@@ -44,6 +44,7 @@ class Store:
         self.operations = 0
         self.failures: list[float] = []  # true times
         self.last_lie = float("-inf")
+        self.lost_at = float("-inf")  # true time at which a record was last taken away or replaced
         self.doing: Operation | None = None
         self.pending: list[Operation] = []
         self._enter = enter
@@ -140,10 +141,12 @@ class Store:
         self.failures.append(self.world.true)  # this counts for more than one lost write
         if kind == "flush":
             self._kept.clear()
-        elif kind == "lying TTL":
+        if kind == "lying TTL":
             self._lie = rng.choice((0.0, -1.0, 1.0)) * rng.choice((1, 30, 3600))
             self.last_lie = self.world.true
-        elif self._before:
+            return
+        self.lost_at = self.world.true
+        if self._before and kind != "flush":
             key = rng.choice(sorted(self._before))
             if kind == "evict":
                 self._kept.pop(key, None)
