@@ -122,7 +122,9 @@ class TokenSource:
                 yield from self._flights.run(work, is_urgent=token is None, deadline=deadline, joins=not stale)
             except (TokenEndpointError, ConfigurationError) as error:
                 failure = error if token is None else None
-            if call.minted is not None:
+            if call.minted is not None and call.minted.is_valid(
+                now(), call.client.leeway
+            ):  # the machine may have slept
                 return call.minted
         raise no_token(self._provider, "none that is valid came")
 

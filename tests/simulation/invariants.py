@@ -571,7 +571,7 @@ class Fleet(Referee):
         if is_ours:
             self.rejected.add(served)
             caller.party.process.referee.lost.add(served)
-            keeps = self._is_401_returned(caller, known.issued.key)  # a token that is not dropped now may be kept
+            keeps = self._is_backing_off(caller, known.issued.key)  # a token that is not dropped now may be kept
             if caller.has_hook and caller.kind == "httpx" and not is_replay and not keeps:
                 caller.party.process.referee.rejected_at.setdefault(served, true)
         for _, book in self._books(caller, known.issued.key):
@@ -645,16 +645,19 @@ class Fleet(Referee):
 
     def _is_401_returned(self, caller: Caller, key: Key) -> bool:
         """Return whether there is a reason not to request a token because of a 401."""
+        is_calm = self.store is None or self.is_calm(faults=1)
+        hung = caller.notes.get("hung") or self._troubled_until > self.world.true
+        return bool(self._is_backing_off(caller, key) or hung or not is_calm or not self._is_healthy(caller))
+
+    def _is_backing_off(self, caller: Caller, key: Key) -> bool:
+        """Return whether a back-off of rejections or a rate limit may run."""
         notes, true, process = caller.notes, self.world.true, caller.party.process
         own, fleets = process.referee.book(key), self.book(key)
         since = own.accepted_at
         if self.is_calm(faults=1) and fleets.accepted_at < notes["asked"] - _TOLD:
             since = max(since, fleets.accepted_at)
         rejected = any(max(since, true - 65) < at for at in fleets.rejections)
-        limited = process.referee.limited(key[0]) or self.limited(key[0])
-        is_calm = self.store is None or self.is_calm(faults=1)
-        hung = notes.get("hung") or self._troubled_until > true
-        return bool(rejected or limited or hung or not is_calm or not self._is_healthy(caller))
+        return rejected or process.referee.limited(key[0]) or self.limited(key[0])
 
 
 def _same(one: Known | None, other: Known | None) -> bool:
