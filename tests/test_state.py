@@ -463,3 +463,13 @@ def test_ttl(found: TokenState, ttl: float) -> None:
 def test_state_does_not_show_a_token() -> None:
     """The repr of a state, as in a traceback, has no token in it."""
     assert "very-secret" not in repr(state(token=token_at("very-secret", NOW)))
+
+
+def test_failure_whose_pause_runs_is_kept_in_a_merge() -> None:
+    """Of two failures of one generation, the one that callers still get stays, although the other has a higher count."""
+    over = EMPTY
+    for _ in range(3):
+        over = over.failed(OUTAGE, is_refusal=False, urgent=True, now=Instant(NOW.wall - 100, NOW.monotonic - 100))
+    running = EMPTY.failed(REFUSAL, is_refusal=True, urgent=True, now=NOW)
+    assert type(merged(over, running, NOW).failure_now(NOW)) is type(REFUSAL)
+    assert type(merged(running, over, NOW).failure_now(NOW)) is type(REFUSAL)

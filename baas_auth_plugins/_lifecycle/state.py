@@ -294,10 +294,16 @@ def _united(local: TokenState, shared: TokenState, now: Instant) -> TokenState:
         renewal=_stronger(local.renewal, shared.renewal, now),
         rejection=NO_BACKOFF if verdict is Verdict.ACCEPTED else rejection,
         rejected_at=max(local.rejected_at, shared.rejected_at, key=lambda at: at.wall),
-        failure=max(failures, key=lambda one: (one.pause.count, one.pause.remaining(now)), default=None),
+        failure=max(failures, key=lambda one: _running(one.pause, now), default=None),
         blocked=_stronger(local.blocked, shared.blocked, now),
         dropped=dropped,
     )
+
+
+def _running(backoff: Backoff, now: Instant) -> tuple[bool, int, float]:
+    """Return what to compare failures by: one whose pause runs, then the count, then the longer pause."""
+    remaining = backoff.remaining(now)
+    return remaining > 0, backoff.count, remaining
 
 
 def _stronger(one: Backoff, other: Backoff, now: Instant) -> Backoff:

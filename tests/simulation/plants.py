@@ -164,7 +164,9 @@ PLANTS = (
     Plant("one error object for all waiters", BaaSAuthError, "own_copy", _same_error),
     Plant("every origin gets the token", AllowedOrigins, "allow", _always),
     Plant("a closed flow says nothing of its 401", ClientCredentials, "closed_after_401", _nothing, first=1000),
-    Plant("news counts as published before it was written", FleetCoordinator, "_applied", _applies_first, True),
+    Plant(
+        "news counts as published before it was written", FleetCoordinator, "_applied", _applies_first, True, first=1100
+    ),
     Plant("nothing is published", FleetCoordinator, "publish", _failing_publish, True),
     Plant("another's lease is not respected", FleetCoordinator, "_leased", _forgetful, True),
     Plant("no process looks before it leads", FleetCoordinator, "_leased", _blind, True),
