@@ -36,7 +36,7 @@ __all__ = ["OAuth2ClientCredentialsAuth", "Overrides"]
 T = TypeVar("T")
 
 _PROCESS_CACHE = MemoryTokenCache()
-_MADE_ANEW = ("_cache", "_credentials", "_hook", "_origins", "_parts", "_sender")
+_MADE_ANEW = ("_cache", "_credentials", "_origins", "_parts", "_sender")
 
 
 class Overrides(TypedDict, total=False):

@@ -37,18 +37,16 @@ class RequestsAuth(AuthBase):
     _origins: AllowedOrigins
     _parts: AuthParts
     _sender: SessionSender
-    _hook: AfterResponse | None = None
 
     def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
         """Attach the token, and watch the response for a 401."""
         cached = self._credentials.cached_header()
-        hook = self._hook
-        if cached is not None and hook is not None and hook.acquired.token is cached.acquired.token:
+        if cached is not None and cached.hook is not None:
             try:
                 if self._origins.is_home(r.url) and not r.hooks["response"]:  # type: ignore[arg-type]  # caught
                     r.headers["Authorization"] = cached.header
                     # A copy of a prepared request shares its hooks with the original: give it lists of its own.
-                    r.hooks = {**r.hooks, "response": [hook]}
+                    r.hooks = {**r.hooks, "response": [cached.hook]}
                     return r
             except (AttributeError, TypeError):  # not a prepared request, or one without a URL
                 pass
@@ -67,7 +65,9 @@ class RequestsAuth(AuthBase):
         acquired = run(attach(self._parts, PreparedRequest(r), self._sender))
         if acquired is not None:
             r.register_hook("response", AfterResponse(self._parts, self._sender, acquired))  # type: ignore[no-untyped-call]  # the stubs have no types for it
-            self._hook = AfterResponse(self._parts, self._sender, Acquired(acquired.token, is_minted=False))
+            cached = self._credentials.cached_header()
+            if cached is not None:
+                cached.hook = AfterResponse(self._parts, self._sender, cached.acquired)
         return r
 
 

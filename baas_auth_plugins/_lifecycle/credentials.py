@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .._listeners import Listener
 from .._oauth import parameters
 from .._oauth.client import OAuthClient, basic_value
 from .._oauth.messages import NetworkError, TokenRequest, TokenResponse
-from .._oauth.token import Instant, Token, now
+from .._oauth.token import Token, now
 from ..exceptions import (
     BaaSAuthError,
     ConfigurationError,
@@ -25,6 +26,7 @@ from ..exceptions import (
 )
 from . import reports
 from .call import Call, Sender
+from .coordinator import LocalState
 from .effects import Flow, Job, ReadResponse, RunInThread, Sleep
 from .fetch import backoff, refused, send, unreachable
 from .source import TokenSource
@@ -53,17 +55,29 @@ class Acquired(NamedTuple):
     is_minted: bool
 
 
-class CachedHeader(NamedTuple):
-    """The header of a token, from when it was issued on the monotonic clock, until it is due for renewal."""
+@dataclass(slots=True, eq=False)
+class CachedHeader:
+    """The header of a token while it is fresh.
 
-    header: str
+    Attributes:
+        header: the value of the Authorization header.
+        acquired: the token.
+        local: where this process keeps the token's state.
+        state: the state that it had: with any other, the header is void.
+        since: when the token was requested, on the monotonic clock.
+        wall: when it is due for renewal, on the wall clock.
+        monotonic: likewise, on the monotonic clock.
+        hook: the response hook of requests for this token.
+    """
+
+    header: str = field(repr=False)
     acquired: Acquired
+    local: LocalState
     state: TokenState
     since: float
-    until: Instant
-
-    def __repr__(self) -> str:
-        return f"CachedHeader(acquired={self.acquired!r})"  # the header holds the token
+    wall: float
+    monotonic: float
+    hook: Callable[..., Any] | None = None
 
 
 class ClientCredentials:
@@ -120,13 +134,12 @@ class ClientCredentials:
 
     def cached_header(self) -> CachedHeader | None:
         """Return the header of the cached token while it is fresh: the whole work of most calls."""
-        cached, source = self._cached, self._source
+        cached = self._cached
         if (
             cached is not None
-            and source is not None
-            and cached.state is source.local.value
-            and time.time() < cached.until.wall
-            and cached.since <= time.monotonic() < cached.until.monotonic
+            and cached.state is cached.local.value
+            and time.time() < cached.wall
+            and cached.since <= time.monotonic() < cached.monotonic
         ):
             return cached
         return None
@@ -173,7 +186,7 @@ class ClientCredentials:
         self._successor = rotated.successor
         try:
             token = yield from rotated.successor.acquire(call)
-            self._source = rotated.successor
+            self._source, self._cached = rotated.successor, None
             return token
         except (TokenEndpointError, SecretRotatedError) as error:
             if valid is not None and valid.is_valid(now(), client.leeway):
@@ -190,11 +203,10 @@ class ClientCredentials:
             cached is not None and cached.acquired.token is token and cached.state is source.local.value
         ):
             return
-        state = source.local.value
+        state, until = source.local.value, token.fresh_until(self.client.leeway)
         if state.token is token:
-            header = f"Bearer {token.access_token}"
-            until = token.fresh_until(self.client.leeway)
-            self._cached = CachedHeader(header, Acquired(token, is_minted=False), state, token.monotonic, until)
+            header, acquired = f"Bearer {token.access_token}", Acquired(token, is_minted=False)
+            self._cached = CachedHeader(header, acquired, source.local, state, token.monotonic, *until)
 
     def replacement(self, call: Call, rejected: Token, *, is_replayable: bool) -> Flow[Acquired | None]:
         """Return another token, to send a request again that got a 401; None to return the 401.
