@@ -50,7 +50,7 @@ def lock() -> threading.RLock:
 def shared(owner: object, key: Hashable, make: Callable[[], S]) -> S:
     """Return the owner's object of this key; make it at the first call.
 
-    The last 10,000 objects of an owner stay while nobody uses them, so that one-off auth objects find the tokens,
+    The last 10,000 objects of an owner stay while they are not used, so that one-off auth objects find the tokens,
     pauses and limits of earlier ones. They go when their owner goes, and must not hold it.
     """
     with _lock:

@@ -1,6 +1,6 @@
 """A token's state and a client's rate limits, as encrypted bytes for a shared cache.
 
-Spans of time are written as ages, and grow on reading by the time that the record was in the cache, which its TTL tells.
+Spans of time are written as ages. A reader adds the time that the record was in the cache, which follows from its TTL.
 So no two clocks need agree. AES-256-GCM encrypts under a key that only the client secret gives. The cache key is
 authenticated with the content: a value that was copied to another key is a miss.
 """
@@ -138,7 +138,7 @@ def _state_from_json(content: dict[str, Any], now: Instant, later: float) -> Tok
 def _token_from_json(content: list[Any], now: Instant, later: float) -> Token:
     access_token, scopes, expires_in, age, issued_at = content
     by_ttl = age + later
-    # The wall clock bounds the life of a record that somebody put back.
+    # The wall clock bounds the life of a record that was put back.
     age = max(by_ttl, now.wall - issued_at)
     return Token(access_token, "Bearer", frozenset(scopes), now.wall - age, expires_in, now.monotonic - by_ttl)
 

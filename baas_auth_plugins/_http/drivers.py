@@ -1,6 +1,6 @@
 """Drivers: they perform what flows yield, in threads, asyncio and trio. Each face adds HTTP.
 
-asyncio and trio are told apart only where another thread may wake a waiter. For the rest anyio, which httpx brings,
+asyncio and trio differ only where another thread wakes a waiter. For the rest anyio, which httpx brings,
 speaks both.
 """
 

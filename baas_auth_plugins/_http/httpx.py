@@ -3,7 +3,7 @@
 A token request is yielded through the caller's own client, so that its proxy, TLS, client certificate, transport and
 mocks apply. What httpx does to an auth flow:
 
-- It closes the flow when a send fails, and when a response hook raises. Then `sys.exception` tells why, outside of the
+- It closes the flow when a send fails, and when a response hook raises. Then `sys.exception` gives the reason, outside of the
   ``except GeneratorExit`` clause: the client is handling that exception.
 - It reads a response before it sends the next request of the flow. So a rejected response is drained first.
 """
@@ -223,7 +223,7 @@ class _Exchange:
         return self._outgoing
 
     def close(self, flow: Flow[None], effect: Effect[Any]) -> None:
-        """Tell a flow why the client has closed it. The flow cannot go on; the client raises what happened."""
+        """End a flow that the client has closed, with the reason. The client raises its own error."""
         error = sys.exception()
         reason: Exception | None = None
         if isinstance(effect, SendTokenRequest) and self._outgoing is not None:

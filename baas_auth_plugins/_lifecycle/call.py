@@ -58,13 +58,13 @@ class _Budget:
     deadline: float
     requests: int = _MOST_REQUESTS
     is_of_listener: bool = False
-    has_told_limit: bool = False
+    has_announced_limit: bool = False
 
-    def tells(self, error: RateLimitError) -> bool:
+    def announces(self, error: RateLimitError) -> bool:
         """Return whether a rate limit is an event. The package's own is one once, or a listener that calls would loop."""
-        is_own, was_told = error.status_code is None, self.has_told_limit
-        self.has_told_limit = was_told or is_own
-        return not (is_own and was_told)
+        is_own, was_announced = error.status_code is None, self.has_announced_limit
+        self.has_announced_limit = was_announced or is_own
+        return not (is_own and was_announced)
 
 
 _budget_of_listener: ContextVar[_Budget | None] = ContextVar("baas_auth_budget", default=None)

@@ -101,7 +101,7 @@ class Coordinator(Protocol):
 
 
 class LocalCoordinator:
-    """One process alone: every caller that leads may send, and nobody else has to hear of it."""
+    """One process alone: every caller that leads may send, and no other process has to know."""
 
     __slots__ = ("_limiter", "_local")
 

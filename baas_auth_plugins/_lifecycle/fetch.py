@@ -51,7 +51,7 @@ def fetch(work: Work, coordinator: Coordinator, limiter: RateLimiter) -> Flow[To
         except RateLimitError as error:
             limits += 1
             raised: TokenEndpointError = error
-            if call.budget.tells(error):
+            if call.budget.announces(error):
                 call.emit("RateLimited", None, retry_after=error.retry_after)
         except TokenEndpointUnavailableError as error:
             failures += 1

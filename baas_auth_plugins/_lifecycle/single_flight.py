@@ -4,7 +4,7 @@ The rules:
 
 - All waiters get the leader's error. A cancelled or interrupted leader, or one that runs out of its own `max_wait`,
   hands over to one waiter instead.
-- Whatever happens to a leader, it lands the flight in `_lead`, or hands over in `_leave`, even if it has not begun.
+- A leader always lands the flight in `_lead`, or hands over in `_leave`, even if it has not begun.
 - A leader holds a lease and extends it before each slow step. A leader that vanished (its event loop was stopped for
   good) is replaced when the lease lapses. One that shares its thread with a blocking waiter is not waited for.
 """

@@ -238,7 +238,7 @@ class TokenSource:
         return refusal is None
 
     def rejected_at_the_end(self, call: Call, token: Token) -> None:
-        """Do as `rejected` for a request that nobody can send again, where the client has closed the flow."""
+        """Do as `rejected` for a request that cannot be sent again, where the client has closed the flow."""
         at = now()
         self.local.apply(lambda state: state.with_401(at))
         self._report_401(call, token, at, "body")

@@ -96,7 +96,7 @@ class TokenState:
         rejection: back-off of token requests because of 401s.
         rejected_at: when the API last answered 401.
         failure: what callers without a valid token get.
-        blocked: nobody sends a token request: a Retry-After, or the wait before a retry.
+        blocked: no token request is sent while it runs: a Retry-After, or the wait before a retry.
         dropped: digests of the last tokens that were dropped or replaced. None of them is adopted from another process again.
         lease: who may send a token request, in a fleet.
     """
